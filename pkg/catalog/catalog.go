@@ -1,0 +1,206 @@
+// Package catalog holds what Kiln knows of images: families, their versions and channels, and the facts
+// that reading a disk found. A version is one Glance image; it is never changed in place.
+package catalog
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/listing"
+)
+
+// FamilyName is a named line of images: lower case letters, digits, dots and dashes.
+type FamilyName string
+
+var familyName = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$`)
+
+// Check refuses a name that could not stand in an image name, a URL and a file name alike.
+func (n FamilyName) Check() error {
+	if !familyName.MatchString(string(n)) {
+		return errs.New(errs.Invalid, "kiln.family.name",
+			"%q is not a family name: use 1 to 63 lower case letters, digits, dots and dashes, beginning and ending with a letter or digit", n).
+			At(errs.Where{Field: "family"})
+	}
+	return nil
+}
+
+// Channel names. Builds and upgrades move Candidate; a person or a policy promotes to Stable.
+const (
+	Candidate = "candidate"
+	Stable    = "stable"
+)
+
+// Family is a named line of images in one project.
+type Family struct {
+	ID          string            `json:"id"`
+	ProjectID   string            `json:"project_id"`
+	Name        FamilyName        `json:"name"`
+	Description string            `json:"description"`
+	Channels    map[string]string `json:"channels"` // channel to version name
+	CreatedAt   time.Time         `json:"created_at"`
+	UpdatedAt   time.Time         `json:"updated_at"`
+}
+
+// VersionState says what may be done with a version.
+type VersionState string
+
+// The states of a version.
+const (
+	Published  VersionState = "published"  // the newest of its line; visible in Glance
+	Superseded VersionState = "superseded" // a newer one exists; os_hidden in Glance, kept while anything runs from it
+	Revoked    VersionState = "revoked"    // never to be started or built from again
+)
+
+// Version is one Glance image of a family.
+type Version struct {
+	ID            string       `json:"id"`
+	ProjectID     string       `json:"project_id"`
+	FamilyID      string       `json:"family_id"`
+	Family        FamilyName   `json:"family"`
+	Name          string       `json:"name"`           // YYYYMMDD.N
+	ImageID       string       `json:"image_id"`       // Glance
+	ParentVersion string       `json:"parent_version"` // name in the same family; "" for the first
+	Origin        string       `json:"origin"`         // "build" or "upgrade"
+	OriginID      string       `json:"origin_id"`      // id of that build or upgrade
+	InputDigest   string       `json:"input_digest"`   // sha256 of all that went in; equal inputs need no new version
+	State         VersionState `json:"state"`
+	CreatedAt     time.Time    `json:"created_at"`
+}
+
+// ImageName is how the version is called in Glance: "<family>-<version>".
+func ImageName(f FamilyName, version string) string { return string(f) + "-" + version }
+
+// NextVersionName gives the name of a version made on the day: YYYYMMDD.N (UTC) with N one more than the
+// highest of that day among the names that exist, from 1.
+func NextVersionName(day time.Time, existing []string) string {
+	prefix := day.UTC().Format("20060102") + "."
+	highest := 0
+	for _, name := range existing {
+		rest, ok := strings.CutPrefix(name, prefix)
+		if !ok {
+			continue
+		}
+		if n, err := strconv.Atoi(rest); err == nil && n > highest {
+			highest = n
+		}
+	}
+	return fmt.Sprintf("%s%d", prefix, highest+1)
+}
+
+// Facts is what reading an image's disk found. Nothing of it comes from a plan.
+type Facts struct {
+	OS             OSRelease `json:"os"`
+	Architecture   string    `json:"architecture"` // Debian's name: amd64, arm64
+	DiskFormat     string    `json:"disk_format"`
+	VirtualSize    int64     `json:"virtual_size"` // bytes
+	UsedBytes      int64     `json:"used_bytes"`   // of the root file system
+	MinDiskGiB     int       `json:"min_disk_gib"`
+	PartitionTable string    `json:"partition_table"` // gpt, mbr, none
+	FileSystem     string    `json:"file_system"`
+	RootUUID       string    `json:"root_uuid"`
+	BootLoader     string    `json:"boot_loader"` // grub, none
+	Kernels        []string  `json:"kernels"`     // versions, newest last
+	Initrds        []string  `json:"initrds"`
+	CloudInit      bool      `json:"cloud_init"`
+	MachineID      string    `json:"machine_id"` // empty, uninitialized, set, missing
+	Packages       []Package `json:"packages"`
+}
+
+// OSRelease is the part of /etc/os-release that Kiln uses.
+type OSRelease struct {
+	ID         string `json:"id"`
+	VersionID  string `json:"version_id"`
+	Codename   string `json:"codename"`
+	PrettyName string `json:"pretty_name"`
+}
+
+// Package is one installed package.
+type Package struct {
+	Name         string `json:"name"`
+	Version      string `json:"version"`
+	Architecture string `json:"architecture"`
+	Source       string `json:"source"` // source package name
+}
+
+// ImageState says whether the facts of an image are known.
+type ImageState string
+
+// The states of an image's facts.
+const (
+	Waiting    ImageState = "pending"
+	Inspected  ImageState = "inspected"
+	Unreadable ImageState = "unreadable"
+)
+
+// Image is what Kiln keeps of one Glance image.
+type Image struct {
+	ID             string     `json:"id"` // Glance's
+	ProjectID      string     `json:"project_id"`
+	Name           string     `json:"name"`
+	State          ImageState `json:"state"`
+	Reason         string     `json:"reason"` // why it is unreadable
+	Digest         string     `json:"digest"` // "sha512:<hex>", Glance's os_hash
+	Size           int64      `json:"size"`   // bytes
+	Facts          *Facts     `json:"facts,omitempty"`
+	PendingUpdates int        `json:"pending_updates"` // packages with a published fix, at UpdatedAt
+	CreatedAt      time.Time  `json:"created_at"`
+	UpdatedAt      time.Time  `json:"updated_at"`
+}
+
+// Store keeps families, versions, channels and images.
+type Store interface {
+	// EnsureFamily returns the family of that name in the project, made where it is missing.
+	EnsureFamily(ctx context.Context, projectID string, name FamilyName) (Family, error)
+	CreateFamily(ctx context.Context, f Family) error // errs.Conflict where the name is taken in the project
+	FindFamily(ctx context.Context, projectID string, name FamilyName) (Family, error)
+	FamilyByID(ctx context.Context, id string) (Family, error)
+	ListFamilies(ctx context.Context, q listing.Query) ([]Family, error)
+
+	AddVersion(ctx context.Context, v Version) error // errs.Conflict where family and name exist
+	FindVersion(ctx context.Context, familyID, name string) (Version, error)
+	VersionByImage(ctx context.Context, imageID string) (Version, error)
+	ListVersions(ctx context.Context, q listing.Query) ([]Version, error)
+	SetVersionState(ctx context.Context, id string, from, to VersionState) error // errs.Conflict where it is not in from
+	SetChannel(ctx context.Context, familyID, channel, version string) error
+
+	PutImage(ctx context.Context, i Image) error // insert or replace
+	FindImage(ctx context.Context, id string) (Image, error)
+	ListImages(ctx context.Context, q listing.Query) ([]Image, error)
+}
+
+// Resolve finds the version that family and channel, or a version's name, mean.
+// which may be "" for the channel stable, falling back to candidate; fallback tells that it did.
+func Resolve(ctx context.Context, s Store, projectID string, family FamilyName, which string) (v Version, fallback string, err error) {
+	f, err := s.FindFamily(ctx, projectID, family)
+	if err != nil {
+		return Version{}, "", err
+	}
+	name, ok := f.Channels[which]
+	switch {
+	case ok:
+	case which == "":
+		name, ok = f.Channels[Stable]
+		if !ok {
+			name, ok = f.Channels[Candidate]
+			fallback = "the family has no channel stable; candidate was used"
+		}
+		if !ok {
+			return Version{}, "", errs.New(errs.Conflict, "kiln.family.empty", "family %s has no version yet: build one first", family)
+		}
+	default:
+		name = which
+	}
+	v, err = s.FindVersion(ctx, f.ID, name)
+	if err != nil {
+		return Version{}, "", err
+	}
+	if v.State == Revoked {
+		return Version{}, "", errs.New(errs.Conflict, "kiln.version.revoked", "version %s of %s is revoked", name, family)
+	}
+	return v, fallback, nil
+}

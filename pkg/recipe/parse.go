@@ -1,0 +1,258 @@
+package recipe
+
+import (
+	"encoding"
+	"errors"
+	"fmt"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/kiln-cloud/kiln/pkg/errs"
+)
+
+// MaxBytes is the largest recipe file that is read.
+const MaxBytes = 1 << 20
+
+// Problems is every fault of a recipe file, in the order of its lines.
+type Problems []*errs.Error
+
+// Error is all faults, one a line.
+func (p Problems) Error() string {
+	lines := make([]string, len(p))
+	for i, e := range p {
+		lines[i] = e.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Unwrap gives each fault to errors.As.
+func (p Problems) Unwrap() []error {
+	out := make([]error, len(p))
+	for i, e := range p {
+		out[i] = e
+	}
+	return out
+}
+
+// Parse reads one recipe. The error is Problems: every fault with its file, line and field.
+func Parse(file string, data []byte) (*Recipe, error) {
+	p := &parser{file: file}
+	if len(data) > MaxBytes {
+		p.fault(0, "", "kiln.recipe.too_large", "a recipe may have %d bytes at most, this has %d", MaxBytes, len(data))
+		return nil, p.problems
+	}
+	var doc yaml.Node
+	if err := yaml.Unmarshal(data, &doc); err != nil {
+		p.syntax(err)
+		return nil, p.problems
+	}
+	r := &Recipe{Path: file}
+	if len(doc.Content) == 0 {
+		p.fault(1, "", "kiln.recipe.empty", "the file is empty: write at least name and from")
+		return nil, p.problems
+	}
+	p.decode(doc.Content[0], reflect.ValueOf(r).Elem(), "")
+	p.rules(r)
+	if len(p.problems) > 0 {
+		slices.SortStableFunc(p.problems, func(a, b *errs.Error) int { return a.Where.Line - b.Where.Line })
+		return nil, p.problems
+	}
+	r.defaults()
+	return r, nil
+}
+
+// parser walks the YAML tree beside the Go type, because yaml's own strict mode names no field path.
+type parser struct {
+	file     string
+	problems Problems
+	lines    map[string]int // field path to line
+}
+
+func (p *parser) fault(line int, field, code, format string, args ...any) {
+	p.problems = append(p.problems, errs.New(errs.Invalid, code, format, args...).At(errs.Where{File: p.file, Line: line, Field: field}))
+}
+
+var yamlLine = regexp.MustCompile(`line (\d+)`)
+
+func (p *parser) syntax(err error) {
+	line := 1
+	if m := yamlLine.FindStringSubmatch(err.Error()); m != nil {
+		line, _ = strconv.Atoi(m[1]) //nolint:errcheck // the pattern holds digits only
+	}
+	p.fault(line, "", "kiln.recipe.syntax", "not valid YAML: %s", strings.TrimPrefix(err.Error(), "yaml: "))
+}
+
+func (p *parser) decode(n *yaml.Node, v reflect.Value, field string) {
+	if p.lines == nil {
+		p.lines = map[string]int{}
+	}
+	p.lines[field] = n.Line
+	if n.Kind == yaml.AliasNode {
+		// Anchors make recipes hard to read and allow documents that grow without bound.
+		p.fault(n.Line, field, "kiln.recipe.alias", "anchors and aliases are not allowed in a recipe")
+		return
+	}
+	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+		if n.Kind != yaml.ScalarNode {
+			p.wrongType(n, field, "text")
+		} else if err := u.UnmarshalText([]byte(n.Value)); err != nil {
+			p.fault(n.Line, field, "kiln.recipe.value", "%s", err)
+		}
+		return
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		p.mapping(n, v, field)
+	case reflect.Slice:
+		p.sequence(n, v, field)
+	case reflect.Map:
+		p.textMap(n, v, field)
+	default:
+		p.text(n, v, field)
+	}
+}
+
+func (p *parser) mapping(n *yaml.Node, v reflect.Value, field string) {
+	if n.Kind != yaml.MappingNode {
+		p.wrongType(n, field, "a mapping")
+		return
+	}
+	seen := map[string]bool{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		path := join(field, key.Value)
+		index, known := fieldIndex(v.Type(), key.Value)
+		switch {
+		case !known:
+			p.fault(key.Line, path, "kiln.recipe.unknown_field", "unknown field %q; known here: %s", key.Value, strings.Join(fieldNames(v.Type()), ", "))
+		case seen[key.Value]:
+			p.fault(key.Line, path, "kiln.recipe.duplicate_field", "field %q is given twice", key.Value)
+		default:
+			p.decode(value, v.Field(index), path)
+			p.lines[path] = key.Line
+		}
+		seen[key.Value] = true
+	}
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
+		if name := f.Tag.Get("yaml"); f.Tag.Get("required") == "true" && !seen[name] {
+			p.fault(n.Line, join(field, name), "kiln.recipe.missing_field", "field %q is missing", name)
+		}
+	}
+}
+
+func (p *parser) sequence(n *yaml.Node, v reflect.Value, field string) {
+	if n.Kind != yaml.SequenceNode {
+		p.wrongType(n, field, "a list")
+		return
+	}
+	out := reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content))
+	for i, item := range n.Content {
+		p.decode(item, out.Index(i), fmt.Sprintf("%s[%d]", field, i))
+	}
+	v.Set(out)
+}
+
+func (p *parser) textMap(n *yaml.Node, v reflect.Value, field string) {
+	if n.Kind != yaml.MappingNode {
+		p.wrongType(n, field, "a mapping of names to texts")
+		return
+	}
+	out := reflect.MakeMap(v.Type())
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		elem := reflect.New(v.Type().Elem()).Elem()
+		p.decode(n.Content[i+1], elem, join(field, n.Content[i].Value))
+		out.SetMapIndex(reflect.ValueOf(n.Content[i].Value), elem)
+	}
+	v.Set(out)
+}
+
+func (p *parser) text(n *yaml.Node, v reflect.Value, field string) {
+	if n.Kind != yaml.ScalarNode || n.Tag == "!!null" {
+		p.wrongType(n, field, "text")
+		return
+	}
+	// A number or a boolean where text belongs is the most common slip (mode: 0644, version: 1.10).
+	if n.Tag != "!!str" {
+		p.fault(n.Line, field, "kiln.recipe.wrong_type", "expected text, found %s: put it in quotes: %q", tagName(n.Tag), n.Value)
+		return
+	}
+	v.SetString(n.Value)
+}
+
+func (p *parser) wrongType(n *yaml.Node, field, want string) {
+	p.fault(n.Line, field, "kiln.recipe.wrong_type", "expected %s, found %s", want, nodeName(n))
+}
+
+func nodeName(n *yaml.Node) string {
+	switch n.Kind {
+	case yaml.MappingNode:
+		return "a mapping"
+	case yaml.SequenceNode:
+		return "a list"
+	}
+	return tagName(n.Tag)
+}
+
+func tagName(tag string) string {
+	names := map[string]string{"!!int": "a number", "!!float": "a number", "!!bool": "true or false", "!!null": "nothing", "!!str": "text", "!!timestamp": "a date"}
+	if name, ok := names[tag]; ok {
+		return name
+	}
+	return "the type " + tag
+}
+
+func join(field, name string) string {
+	if field == "" {
+		return name
+	}
+	return field + "." + name
+}
+
+func fieldIndex(t reflect.Type, name string) (int, bool) {
+	for i := range t.NumField() {
+		if t.Field(i).Tag.Get("yaml") == name && name != "-" {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+func fieldNames(t reflect.Type) []string {
+	var out []string
+	for i := range t.NumField() {
+		if name := t.Field(i).Tag.Get("yaml"); name != "" && name != "-" {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// FirstOf returns the first fault of a Problems error, for callers that can show only one.
+func FirstOf(err error) *errs.Error {
+	var p Problems
+	if errors.As(err, &p) && len(p) > 0 {
+		return p[0]
+	}
+	var e *errs.Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return errs.Wrap(err, errs.Invalid, "kiln.recipe.invalid", "the recipe is not valid")
+}
+
+// lineOf finds the line of a field in a file that was parsed before.
+func lineOf(file string, data []byte, field string) int {
+	p := &parser{file: file}
+	var doc yaml.Node
+	if yaml.Unmarshal(data, &doc) != nil || len(doc.Content) == 0 {
+		return 1
+	}
+	p.decode(doc.Content[0], reflect.ValueOf(&Recipe{}).Elem(), "")
+	return max(p.lines[field], 1)
+}
