@@ -1,0 +1,71 @@
+package pocket
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+
+	"github.com/kiln-cloud/kiln/pkg/pocket/keystone"
+	"github.com/kiln-cloud/kiln/pkg/pocket/wire"
+)
+
+// assemble makes the services and puts each below its prefix.
+func (c *Cloud) assemble(_ context.Context, cfg Config) (http.Handler, error) {
+	mux := http.NewServeMux()
+	identityKit, err := c.kit(cfg, Identity)
+	if err != nil {
+		return nil, err
+	}
+	c.identity = keystone.New(identityKit, keystone.Options{
+		Password: cfg.Password, TokenLife: cfg.TokenLife, Catalog: c.catalog(cfg),
+	})
+	c.mount(mux, identityKit, c.identity.Handler())
+	return mux, nil
+}
+
+func (c *Cloud) catalog(cfg Config) []keystone.Endpoint {
+	list := []keystone.Endpoint{
+		{Type: "identity", Name: "keystone", URL: c.AuthURL()},
+		{Type: "image", Name: "glance", URL: c.url + "/" + Image},
+		{Type: "placement", Name: "placement", URL: c.url + "/" + Placement},
+		{Type: "compute", Name: "nova", URL: c.url + "/" + Compute + "/v2.1"},
+	}
+	if cfg.Zun {
+		list = append(list, keystone.Endpoint{Type: "container", Name: "zun", URL: c.url + "/" + Container + "/v1"})
+	}
+	if cfg.KilnURL != "" {
+		list = append(list, keystone.Endpoint{Type: "provisioning", Name: "kiln", URL: cfg.KilnURL})
+	}
+	return list
+}
+
+// kit makes a service's kit with a folder of its own.
+func (c *Cloud) kit(cfg Config, service string) (wire.Kit, error) {
+	dir := filepath.Join(cfg.Dir, service)
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return wire.Kit{}, fmt.Errorf("pocket: %w", err)
+	}
+	return wire.Kit{
+		Service: service, URL: c.url + "/" + service, IdentityURL: c.url + "/" + Identity, Dir: dir,
+		Clock: cfg.Clock, NewID: cfg.NewID, Notify: cfg.Notify, Nodes: cfg.Nodes,
+		Log: cfg.Log.WithField("pocket", service), Tokens: c.identity,
+	}, nil
+}
+
+func (c *Cloud) mount(mux *http.ServeMux, kit wire.Kit, service http.Handler) {
+	handler := http.StripPrefix("/"+kit.Service, kit.Edge(&c.recorder, &c.faults, rooted(service)))
+	mux.Handle("/"+kit.Service, handler)
+	mux.Handle("/"+kit.Service+"/", handler)
+}
+
+// rooted lets /identity mean /identity/.
+func rooted(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "" {
+			r.URL.Path = "/"
+		}
+		next.ServeHTTP(w, r)
+	})
+}
