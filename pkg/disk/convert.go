@@ -1,0 +1,171 @@
+package disk
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/kiln-cloud/kiln/pkg/errs"
+)
+
+// Codes of the errors that Convert gives.
+const (
+	CodeConvert = "kiln.disk.convert" // qemu-img failed
+	CodeFull    = "kiln.disk.full"    // no space left for the result
+)
+
+// Image is a disk image in a local file. The format is never guessed.
+type Image struct {
+	Path   string
+	Format string // Raw or Qcow2
+}
+
+// Convert writes src as dst with qemu-img, which is told both formats. dst.Path appears only when it is complete
+// and on stable storage; a failure or a cancel leaves nothing. src is checked first with the default Limits.
+// progress may be nil; done and total are bytes of the virtual disk.
+func Convert(ctx context.Context, src, dst Image, progress func(done, total int64)) (err error) {
+	header, err := CheckFile(src, Limits{})
+	if err != nil {
+		return err
+	}
+	if dst.Format != Raw && dst.Format != Qcow2 {
+		return errs.New(errs.Invalid, CodeUnsupported, "Kiln cannot write the disk format %q; use qcow2 or raw.", dst.Format)
+	}
+	from, err := filepath.Abs(src.Path) // an absolute path is never taken for a protocol of qemu
+	if err != nil {
+		return errs.Wrap(err, errs.Invalid, CodeConvert, "The path of the image cannot be resolved.")
+	}
+	to, err := filepath.Abs(dst.Path)
+	if err != nil {
+		return errs.Wrap(err, errs.Invalid, CodeConvert, "The path of the result cannot be resolved.")
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(to), "."+filepath.Base(to)+".part-*")
+	if err != nil {
+		return fullOr(err, CodeConvert, "The result cannot be created.")
+	}
+	defer os.Remove(tmp.Name()) //nolint:errcheck // after the rename there is nothing to remove
+	defer tmp.Close()           //nolint:errcheck // only synced, never written through this descriptor
+	cmd := exec.CommandContext(ctx, "qemu-img", "convert", "-p", "-W", "-m", "8", "-f", src.Format, "-O", dst.Format, from, tmp.Name())
+	if err := runConvert(ctx, cmd, header.VirtualSize, progress); err != nil {
+		return err
+	}
+	return publish(tmp.Name(), to)
+}
+
+// CheckFile is Check on a file.
+func CheckFile(img Image, limits Limits) (Header, error) {
+	f, err := os.Open(img.Path)
+	if err != nil {
+		kind := errs.Internal
+		if errors.Is(err, os.ErrNotExist) {
+			kind = errs.NotFound
+		}
+		return Header{}, errs.Wrap(err, kind, CodeRead, "The image cannot be opened.")
+	}
+	defer f.Close() //nolint:errcheck // read only
+	st, err := f.Stat()
+	if err != nil {
+		return Header{}, errs.Wrap(err, errs.Internal, CodeRead, "The image cannot be read.")
+	}
+	if !st.Mode().IsRegular() {
+		return Header{}, errs.New(errs.Invalid, CodeRead, "The image is not a regular file.")
+	}
+	return Check(f, st.Size(), img.Format, limits)
+}
+
+func runConvert(ctx context.Context, cmd *exec.Cmd, total int64, progress func(done, total int64)) error {
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"}
+	cmd.WaitDelay = 5 * time.Second
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return errs.Wrap(err, errs.Internal, CodeConvert, "qemu-img cannot be started.")
+	}
+	if err = StartTied(cmd); err != nil {
+		if ctx.Err() != nil {
+			return errs.Wrap(ctx.Err(), errs.KindOf(ctx.Err()), CodeConvert, "The conversion was stopped.")
+		}
+		return errs.Wrap(err, errs.Internal, CodeConvert, "qemu-img cannot be started; install qemu-utils.")
+	}
+	readProgress(out, total, progress)
+	err = cmd.Wait()
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return errs.Wrap(ctx.Err(), errs.KindOf(ctx.Err()), CodeConvert, "The conversion was stopped.")
+	case strings.Contains(stderr.String(), "No space left") || strings.Contains(stderr.String(), "Disk quota exceeded"):
+		return errs.Wrap(err, errs.TooLarge, CodeFull, "There is no space left for the converted image (%d bytes when full).", total)
+	}
+	return errs.Wrap(err, errs.Invalid, CodeConvert, "qemu-img could not convert the image: %s", lastLine(stderr.String()))
+}
+
+// readProgress follows qemu-img's "    (12.34/100%)\r" until it ends.
+func readProgress(r io.Reader, total int64, progress func(done, total int64)) {
+	s := bufio.NewScanner(r)
+	s.Split(func(b []byte, atEOF bool) (int, []byte, error) {
+		if i := bytes.IndexAny(b, "\r\n"); i >= 0 {
+			return i + 1, b[:i], nil
+		}
+		if atEOF && len(b) > 0 {
+			return len(b), b, nil
+		}
+		return 0, nil, nil
+	})
+	for s.Scan() {
+		text := strings.TrimSpace(s.Text())
+		percent, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimPrefix(text, "("), "/100%)"), 64)
+		if err == nil && progress != nil {
+			progress(int64(percent/100*float64(total)), total)
+		}
+	}
+}
+
+// publish makes a finished temporary file appear under its name, on stable storage.
+func publish(tmp, to string) error {
+	if err := syncPath(tmp); err != nil {
+		return fullOr(err, CodeConvert, "The converted image cannot be written to the disk.")
+	}
+	if err := os.Chmod(tmp, 0o644); err != nil { //nolint:gosec // images are read by the services beside Kiln
+		return errs.Wrap(err, errs.Internal, CodeConvert, "The converted image cannot be published.")
+	}
+	if err := os.Rename(tmp, to); err != nil {
+		return errs.Wrap(err, errs.Internal, CodeConvert, "The converted image cannot be published.")
+	}
+	if err := syncPath(filepath.Dir(to)); err != nil {
+		return errs.Wrap(err, errs.Internal, CodeConvert, "The converted image cannot be published.")
+	}
+	return nil
+}
+
+func syncPath(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // Sync reported what matters
+	return f.Sync()
+}
+
+// fullOr tells a full disk or quota from other faults.
+func fullOr(err error, code, detail string) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return errs.Wrap(err, errs.TooLarge, CodeFull, "%s There is no space left.", detail)
+	}
+	return errs.Wrap(err, errs.Internal, code, "%s", detail)
+}
+
+func lastLine(text string) string {
+	text = strings.TrimSpace(text)
+	return text[strings.LastIndexByte(text, '\n')+1:]
+}
