@@ -1,0 +1,56 @@
+package nova
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/kiln-cloud/kiln/pkg/pocket/wire"
+)
+
+// apiError becomes Nova's body {"<name>": {"code", "message"}}.
+type apiError struct {
+	status  int
+	message string
+}
+
+func (e *apiError) Error() string { return e.message }
+
+func fail(status int, format string, args ...any) error {
+	return &apiError{status: status, message: fmt.Sprintf(format, args...)}
+}
+
+func badRequest(format string, args ...any) error {
+	return fail(http.StatusBadRequest, format, args...)
+}
+func notFound(format string, args ...any) error { return fail(http.StatusNotFound, format, args...) }
+func conflict(format string, args ...any) error { return fail(http.StatusConflict, format, args...) }
+
+func forbidden(rule string) error {
+	return fail(http.StatusForbidden, "Policy doesn't allow %s to be performed.", rule)
+}
+
+// faultNames are nova.api.openstack.wsgi.Fault's; everything else is a computeFault.
+var faultNames = map[int]string{
+	http.StatusBadRequest: "badRequest", http.StatusUnauthorized: "unauthorized", http.StatusForbidden: "forbidden",
+	http.StatusNotFound: "itemNotFound", http.StatusMethodNotAllowed: "badMethod", http.StatusConflict: "conflictingRequest",
+	http.StatusRequestEntityTooLarge: "overLimit", http.StatusUnsupportedMediaType: "badMediaType",
+	http.StatusNotImplemented: "notImplemented", http.StatusServiceUnavailable: "serviceUnavailable",
+}
+
+func writeError(w http.ResponseWriter, err error) {
+	known := &apiError{
+		status: http.StatusInternalServerError,
+		message: "Unexpected API Error. Please report this at http://bugs.launchpad.net/nova/ and attach the Nova API log if possible.\n" +
+			"<class 'Exception'>",
+	}
+	var asked *apiError
+	if errors.As(err, &asked) {
+		known = asked
+	}
+	name := faultNames[known.status]
+	if name == "" {
+		name = "computeFault"
+	}
+	wire.WriteJSON(w, known.status, map[string]any{name: map[string]any{"code": known.status, "message": known.message}})
+}

@@ -1,0 +1,234 @@
+package nova
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/kiln-cloud/kiln/pkg/pocket/wire"
+)
+
+// find answers a copy of an instance that the caller may see; 404 for those of others, as Nova does.
+func (s *Server) find(c *call, id string) (instance, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := s.instances[id]
+	if i == nil || !c.caller.Admin() && i.ProjectID != c.caller.ProjectID {
+		return instance{}, notFound("Instance %s could not be found.", id)
+	}
+	return copyOf(i), nil
+}
+
+func (s *Server) showServer(c *call) (answer, error) {
+	i, err := s.find(c, c.PathValue("id"))
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(map[string]any{"server": s.serverView(c, &i)})
+}
+
+func (s *Server) updateServer(c *call) (answer, error) {
+	i, err := s.find(c, c.PathValue("id"))
+	if err != nil {
+		return answer{}, err
+	}
+	var body struct {
+		Server struct {
+			Name        *string `json:"name"`
+			Description *string `json:"description"`
+		} `json:"server"`
+	}
+	if err := wire.ReadJSON(c.Request, &body); err != nil {
+		return answer{}, badRequest("%s", err)
+	}
+	_, after, _ := s.change(i.ID, func(i *instance) {
+		if body.Server.Name != nil {
+			i.Name = *body.Server.Name
+		}
+		if body.Server.Description != nil {
+			i.Description = body.Server.Description
+		}
+	})
+	return ok(map[string]any{"server": s.serverView(c, &after)})
+}
+
+func (s *Server) listServers(c *call) (answer, error) {
+	return s.serverList(c, "servers", s.serverSummary)
+}
+
+func (s *Server) listServersDetail(c *call) (answer, error) {
+	return s.serverList(c, "servers/detail", s.serverView)
+}
+
+// maxLimit is [api]max_limit.
+const maxLimit = 1000
+
+func (s *Server) serverList(c *call, path string, view func(*call, *instance) map[string]any) (answer, error) {
+	query := c.URL.Query()
+	limit, err := limitOf(query)
+	if err != nil {
+		return answer{}, err
+	}
+	everything, err := allTenants(c, query)
+	if err != nil {
+		return answer{}, err
+	}
+	var found []instance
+	marker, seen := query.Get("marker"), query.Get("marker") == ""
+	for _, i := range s.newestFirst() {
+		if !everything && i.ProjectID != c.caller.ProjectID {
+			continue
+		}
+		if !seen {
+			seen = i.ID == marker
+			continue
+		}
+		if matches(c, query, i) {
+			found = append(found, i)
+		}
+	}
+	if !seen {
+		return answer{}, badRequest("marker [%s] not found", marker)
+	}
+	body := map[string]any{}
+	if len(found) > limit {
+		found = found[:limit]
+	}
+	if len(found) == limit && limit > 0 { // as Nova: a full page names a next one, which may be empty
+		query.Set("limit", strconv.Itoa(limit))
+		query.Set("marker", found[limit-1].ID)
+		body["servers_links"] = []any{map[string]any{"rel": "next", "href": s.deps.URL + "/v2.1/" + path + "?" + query.Encode()}}
+	}
+	list := []any{}
+	for n := range found {
+		list = append(list, view(c, &found[n]))
+	}
+	body["servers"] = list
+	return ok(body)
+}
+
+func limitOf(query url.Values) (int, error) {
+	text := query.Get("limit")
+	if text == "" {
+		return maxLimit, nil
+	}
+	limit, err := strconv.Atoi(text)
+	if err != nil || limit < 0 {
+		return 0, badRequest("Invalid input for query parameters limit. Value: %s. '%s' does not match '^[0-9]*$'", text, text)
+	}
+	return min(limit, maxLimit), nil
+}
+
+// allTenants: only an admin may look into other projects; tenant_id alone is not enough.
+func allTenants(c *call, query url.Values) (bool, error) {
+	if !query.Has("all_tenants") {
+		return false, nil
+	}
+	switch strings.ToLower(query.Get("all_tenants")) {
+	case "0", "false", "f", "no", "n", "off":
+		return false, nil
+	}
+	return true, c.may("admin", "servers:"+detailWord(c)+":get_all_tenants")
+}
+
+func detailWord(c *call) string {
+	if strings.HasSuffix(c.URL.Path, "/detail") {
+		return "detail"
+	}
+	return "index"
+}
+
+func (s *Server) newestFirst() []instance {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]instance, 0, len(s.order))
+	for _, id := range slices.Backward(s.order) {
+		list = append(list, copyOf(s.instances[id]))
+	}
+	return list
+}
+
+// matches are the filters that Kiln and its tests use; others are ignored, as Nova ignores unknown ones
+// for non-admins. The name is a regular expression in Nova (SQL's REGEXP); here a substring, which agrees for plain names.
+func matches(c *call, query url.Values, i instance) bool {
+	name := strings.TrimSuffix(strings.TrimPrefix(query.Get("name"), "^"), "$")
+	switch {
+	case !strings.Contains(i.Name, name):
+		return false
+	case strings.HasPrefix(query.Get("name"), "^") && !strings.HasPrefix(i.Name, name):
+		return false
+	case strings.HasSuffix(query.Get("name"), "$") && !strings.HasSuffix(i.Name, name):
+		return false
+	case query.Has("status") && !strings.EqualFold(query.Get("status"), i.status()):
+		return false
+	case query.Has("uuid") && query.Get("uuid") != i.ID:
+		return false
+	}
+	if !c.caller.Admin() {
+		return true // the rest are admin's filters
+	}
+	for key, value := range map[string]string{
+		"host": i.Host, "node": i.Host, "project_id": i.ProjectID, "tenant_id": i.ProjectID, "user_id": i.UserID,
+		"image": i.Image.ID, "flavor": i.Flavor.ID, "vm_state": i.VMState, "reservation_id": i.Reservation,
+	} {
+		if query.Has(key) && query.Get(key) != value {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *Server) deleteServer(c *call) (answer, error) {
+	if err := c.may("member", "servers:delete"); err != nil {
+		return answer{}, err
+	}
+	i, err := s.find(c, c.PathValue("id"))
+	if err != nil {
+		return answer{}, err
+	}
+	var twice bool
+	before, after, gone := s.change(i.ID, func(i *instance) {
+		twice = i.TaskState == "deleting"
+		i.TaskState = "deleting"
+	})
+	if gone || twice {
+		return answer{status: http.StatusNoContent}, nil
+	}
+	ask := askOf(c)
+	s.notifyUpdate(ask, before, after)
+	s.background(func(context.Context) { s.destroy(after, ask) })
+	return answer{status: http.StatusNoContent}, nil
+}
+
+// destroy ends the build that is under way, then the guest, gives back its allocation and forgets it.
+func (s *Server) destroy(i instance, ask request) {
+	s.mu.Lock()
+	cancel := s.instances[i.ID].cancel
+	s.mu.Unlock()
+	cancel()
+	<-i.built
+	_, i, _ = s.change(i.ID, func(*instance) {}) // the build may have moved it
+	publisher := "compute:" + i.Host
+	if h := s.host(i.Host); h != nil {
+		s.notifyAction(ask, publisher, "instance.delete.start", i)
+		h.driver.destroy(i)
+		s.notifyAction(ask, publisher, "instance.shutdown.end", i)
+	}
+	s.deps.Placement.Release(i.ID)
+	before, after, _ := s.change(i.ID, func(i *instance) {
+		i.VMState, i.TaskState, i.PowerState = "deleted", "", 0
+		i.Terminated = s.deps.Clock()
+	})
+	s.notifyUpdate(ask, before, after)
+	after.Deleted = s.deps.Clock()
+	if after.Host != "" {
+		s.notifyAction(ask, publisher, "instance.delete.end", after)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.instances, i.ID)
+	s.order = slices.DeleteFunc(s.order, func(id string) bool { return id == i.ID })
+}
