@@ -8,6 +8,7 @@ package job
 import (
 	"context"
 	"encoding/json"
+	"strings"
 	"time"
 
 	"github.com/kiln-cloud/kiln/pkg/errs"
@@ -111,6 +112,9 @@ type Job struct {
 	StartedAt       *time.Time      `json:"started_at"`
 	FinishedAt      *time.Time      `json:"finished_at"`
 }
+
+// ResourceID is the id at the end of Resource: what the job works on.
+func (j Job) ResourceID() string { return j.Resource[strings.LastIndexByte(j.Resource, '/')+1:] }
 
 // LogLine is one line that a job said.
 type LogLine struct {

@@ -21,6 +21,9 @@ func asError(err error, target **errs.Error) bool { return errors.As(err, target
 type Result struct {
 	Value any
 	Apply func(ctx context.Context) error // nil where there is nothing to write
+	// After runs once the job's end is committed, for what other services are told then. It may be lost by a
+	// crash, so a sweep must exist that does the same; its error is only logged.
+	After func(ctx context.Context) error
 }
 
 // Handler runs the jobs of one kind. Run must be safe to start again from the beginning at any moment.
@@ -266,8 +269,11 @@ func (r *Runner) end(ctx, serveCtx context.Context, run *Run, res Result, err, c
 			apply = func(context.Context) error { return nil }
 		}
 		err = r.Store.FinishJob(ctx, j.ID, r.Owner, now, Outcome{State: Succeeded, Result: value}, apply)
+		if err == nil {
+			run.Log.Info("job succeeded")
+			r.after(ctx, run, res)
+		}
 		if err == nil || errors.Is(err, ErrLeaseLost) {
-			run.Log.WithField("error", err).Info("job succeeded")
 			return err
 		}
 	case errors.Is(cause, errCancelAsked):
@@ -283,6 +289,15 @@ func (r *Runner) end(ctx, serveCtx context.Context, run *Run, res Result, err, c
 		return r.Store.ReleaseJob(ctx, j.ID, r.Owner, now, now.Add(r.Backoff(j.Attempt)), FailureOf(err))
 	}
 	return r.fail(ctx, j, now, Failed, FailureOf(err))
+}
+
+func (r *Runner) after(ctx context.Context, run *Run, res Result) {
+	if res.After == nil {
+		return
+	}
+	if err := res.After(ctx); err != nil {
+		run.Log.WithError(err).Warning("what follows the job was not done; the next sweep does it")
+	}
 }
 
 func (r *Runner) fail(ctx context.Context, j Job, now time.Time, s State, f *Failure) error {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/kiln-cloud/kiln/pkg/catalog"
+	"github.com/kiln-cloud/kiln/pkg/errs"
 )
 
 var (
@@ -61,7 +62,11 @@ func (p *parser) rules(r *Recipe) {
 	p.outputRules(r)
 }
 
+// value reports a wrong value, unless the field's type was wrong already.
 func (p *parser) value(field, format string, args ...any) {
+	if slices.ContainsFunc(p.problems, func(e *errs.Error) bool { return e.Where.Field == field }) {
+		return
+	}
 	line := p.lines[field]
 	for at := field; line == 0 && at != ""; line = p.lines[at] {
 		at = at[:max(strings.LastIndexAny(at, ".["), 0)]

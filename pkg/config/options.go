@@ -1,0 +1,110 @@
+// Package config is Kiln's configuration: one typed option table, read from oslo style INI files.
+//
+// The structs below are the table: each field is one option with its name, default, help and rules in tags.
+// Reading, checking, masking and the generated sample (`kiln-manage config sample`) all come from it.
+package config
+
+import "time"
+
+// Config is every option of every program, by the file's sections.
+type Config struct {
+	Default       Default       `group:"DEFAULT"`
+	Database      Database      `group:"database"`
+	Keystone      Keystone      `group:"keystone_authtoken"`
+	Notifications Notifications `group:"oslo_messaging_notifications"`
+	Policy        Policy        `group:"oslo_policy"`
+	API           API           `group:"api"`
+	Engine        Engine        `group:"engine"`
+	Worker        Worker        `group:"worker"`
+	Upgrade       Upgrade       `group:"upgrade"`
+	Agent         Agent         `group:"agent"`
+	Ceph          Ceph          `group:"ceph"`
+}
+
+// Default is the section [DEFAULT].
+type Default struct {
+	Debug        bool   `opt:"debug" default:"false" help:"Log at level DEBUG."`
+	LogFile      string `opt:"log_file" help:"Write the log to this file; standard error where left out."`
+	LogJSON      bool   `opt:"use_json" default:"false" help:"Write the log as JSON instead of oslo's line layout."`
+	Host         string `opt:"host" help:"Name of this host in leases and messages; the machine's host name where left out."`
+	StatePath    string `opt:"state_path" default:"/var/lib/kiln" help:"Folder for everything that the programs keep on disk."`
+	TransportURL string `opt:"transport_url" rule:"url" secret:"true" default:"memory://" help:"Message bus: rabbit://user:password@host:5672/vhost, or memory:// where all runs in one process."`
+}
+
+// Database is the section [database].
+type Database struct {
+	Connection  string `opt:"connection" rule:"url" secret:"true" default:"sqlite:////var/lib/kiln/kiln.sqlite" help:"mysql+pymysql://user:password@host/kiln?charset=utf8, or sqlite:////path."`
+	MaxPoolSize int    `opt:"max_pool_size" default:"20" min:"1" max:"1000" help:"Most open connections of one process."`
+}
+
+// Keystone is the section [keystone_authtoken]: who Kiln is towards Keystone and the other services.
+type Keystone struct {
+	AuthURL       string        `opt:"auth_url" rule:"url" required:"true" help:"Keystone's address."`
+	PublicURI     string        `opt:"www_authenticate_uri" rule:"url" help:"Keystone's address for users, named in 401 answers; auth_url where left out."`
+	Username      string        `opt:"username" default:"kiln" help:"Kiln's service user."`
+	Password      string        `opt:"password" secret:"true" required:"true" help:"Its password."`
+	UserDomain    string        `opt:"user_domain_name" default:"Default" help:"Its domain."`
+	Project       string        `opt:"project_name" default:"service" help:"Its project."`
+	ProjectDomain string        `opt:"project_domain_name" default:"Default" help:"The project's domain."`
+	Region        string        `opt:"region_name" help:"Region whose endpoints are used; any where left out."`
+	Interface     string        `opt:"interface" default:"public" choices:"public,internal,admin" help:"Kind of endpoint that is used."`
+	CAFile        string        `opt:"cafile" help:"Certificates that HTTPS endpoints are checked with; the system's where left out."`
+	TokenCache    time.Duration `opt:"token_cache_time" default:"300" help:"Seconds for which a validated token is believed without asking again."`
+	Timeout       time.Duration `opt:"http_connect_timeout" default:"30" help:"Seconds that a call to another service may take."`
+}
+
+// Notifications is the section [oslo_messaging_notifications].
+type Notifications struct {
+	TransportURL string   `opt:"transport_url" rule:"url" secret:"true" help:"Bus on which Nova and Glance notify; the one of [DEFAULT] where left out."`
+	Topics       []string `opt:"topics" default:"notifications" help:"Topics of Glance's (and Nova's old) notifications."`
+	NovaTopic    string   `opt:"nova_versioned_topic" default:"versioned_notifications" help:"Topic of Nova's versioned notifications."`
+}
+
+// Policy is the section [oslo_policy].
+type Policy struct {
+	File string `opt:"policy_file" default:"/etc/kiln/policy.yaml" help:"Overrides of the policy's defaults; a missing file overrides nothing."`
+}
+
+// API is the section [api].
+type API struct {
+	BindHost string `opt:"bind_host" default:"127.0.0.1" help:"Address that kiln-api listens on."`
+	BindPort int    `opt:"bind_port" default:"9790" min:"1" max:"65535" help:"Port that kiln-api listens on."`
+}
+
+// Engine is the section [engine].
+type Engine struct {
+	Parallel     int           `opt:"parallel" default:"8" min:"1" max:"256" help:"Placements that one engine works on at once."`
+	SyncInterval time.Duration `opt:"sync_interval" default:"60" help:"Seconds between two readings of nodes and of drift from Nova, Zun and Placement."`
+	PlaceTimeout time.Duration `opt:"place_timeout" default:"300" help:"Seconds in which a server or container must become active."`
+}
+
+// Worker is the section [worker].
+type Worker struct {
+	Parallel       int           `opt:"parallel" default:"1" min:"1" max:"64" help:"Builds, upgrades and inspections that one worker runs at once."`
+	WorkDir        string        `opt:"work_dir" help:"Folder for half-made disks; <state_path>/work where left out."`
+	CacheDir       string        `opt:"cache_dir" help:"Folder for packages and images that may be fetched again; <state_path>/cache where left out."`
+	Mirror         string        `opt:"mirror" rule:"url" help:"Debian mirror for builds; that of the machine's apt sources where left out."`
+	SecurityMirror string        `opt:"security_mirror" rule:"url" help:"Mirror of the security suites; that of the machine's apt sources where left out."`
+	Keyring        string        `opt:"keyring" default:"/usr/share/keyrings/debian-archive-keyring.gpg" help:"Keys that package indexes must be signed with."`
+	LocalSources   bool          `opt:"allow_local_sources" default:"false" help:"Allow file:// sources: every user who may create a source could then read any repository on this host."`
+	Lease          time.Duration `opt:"lease" default:"30" help:"Seconds after which the job of a silent owner is given to another."`
+}
+
+// Upgrade is the section [upgrade].
+type Upgrade struct {
+	Suites []string `opt:"suites" default:"{codename},{codename}-updates,{codename}-security" help:"Suites that fixes come from; {codename} is the image's own release. Suites that end in -security are read from the security mirror."`
+}
+
+// Agent is the section [agent].
+type Agent struct {
+	Node          string `opt:"node" help:"Name of this node as Nova's hypervisor list has it; [DEFAULT] host where left out."`
+	InstancesPath string `opt:"instances_path" default:"/var/lib/nova/instances" help:"Nova's instances folder on this node."`
+	StoreDir      string `opt:"store_dir" help:"Folder of the cluster's directory stores; <state_path>/store where left out."`
+	MinFreeGiB    int    `opt:"min_free_gib" default:"2" min:"0" max:"100000" help:"Space that a copy must leave free on the disk."`
+}
+
+// Ceph is the section [ceph]: how an agent reaches the Ceph stores of its cluster.
+type Ceph struct {
+	Conf string `opt:"conf" default:"/etc/ceph/ceph.conf" help:"Ceph's configuration file."`
+	User string `opt:"user" help:"cephx user without client., for example cluster-a."`
+}
