@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/kiln-cloud/kiln/pkg/pocket/keystone"
+	"github.com/kiln-cloud/kiln/pkg/pocket/placement"
 	"github.com/kiln-cloud/kiln/pkg/pocket/wire"
 )
 
@@ -22,6 +23,13 @@ func (c *Cloud) assemble(_ context.Context, cfg Config) (http.Handler, error) {
 		Password: cfg.Password, TokenLife: cfg.TokenLife, Catalog: c.catalog(cfg),
 	})
 	c.mount(mux, identityKit, c.identity.Handler())
+
+	placementKit, err := c.kit(cfg, Placement)
+	if err != nil {
+		return nil, err
+	}
+	c.placement = placement.New(placementKit)
+	c.mount(mux, placementKit, c.placement.Handler())
 	return mux, nil
 }
 

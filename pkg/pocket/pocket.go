@@ -19,6 +19,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/kiln-cloud/kiln/pkg/pocket/keystone"
+	"github.com/kiln-cloud/kiln/pkg/pocket/placement"
 	"github.com/kiln-cloud/kiln/pkg/pocket/wire"
 )
 
@@ -41,13 +42,14 @@ type Config struct {
 
 // Cloud is a running pocket cloud.
 type Cloud struct {
-	url      string
-	server   *http.Server
-	done     chan error
-	recorder wire.Recorder
-	faults   wire.Faults
-	identity *keystone.Service
-	closers  []func() error
+	url       string
+	server    *http.Server
+	done      chan error
+	recorder  wire.Recorder
+	faults    wire.Faults
+	identity  *keystone.Service
+	placement *placement.Service
+	closers   []func() error
 }
 
 // Names of the services, which are the prefixes of their paths too.
