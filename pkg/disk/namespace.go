@@ -30,7 +30,7 @@ type namespace struct {
 func openNamespace() (*namespace, error) {
 	n := &namespace{calls: make(chan func()), quit: make(chan struct{}), done: make(chan struct{})}
 	ready := make(chan error, 1)
-	onOwnThread(func() {
+	OnOwnThread(func() {
 		defer close(n.done)
 		n.tid = unix.Gettid()
 		err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS)
@@ -84,9 +84,9 @@ func (n *namespace) proc(name string) string {
 	return fmt.Sprintf("/proc/%d/task/%d/%s", os.Getpid(), n.tid, name)
 }
 
-// onOwnThread runs f on a thread that ends with f. Never on the process's first thread: that one cannot end, and
+// OnOwnThread runs f in a goroutine on a thread of its own that ends with f, so f may change the thread's namespaces. Never on the process's first thread: that one cannot end, and
 // /proc/self shows its namespaces as those of the process.
-func onOwnThread(f func()) {
+func OnOwnThread(f func()) {
 	go func() {
 		runtime.LockOSThread()
 		if unix.Gettid() != os.Getpid() {
@@ -109,7 +109,7 @@ func onOwnThread(f func()) {
 // The caller waits with cmd.Wait as usual.
 func StartTied(cmd *exec.Cmd) error {
 	started := make(chan error, 1)
-	onOwnThread(func() {
+	OnOwnThread(func() {
 		err := startTied(cmd)
 		var pid int
 		if err == nil {

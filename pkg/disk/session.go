@@ -73,6 +73,9 @@ func (s *Session) Run(ctx context.Context, cmd *exec.Cmd) error {
 	return cmd.Wait()
 }
 
+// Dir is the folder of the mount points, absolute.
+func (s *Session) Dir() string { return s.dir }
+
 // NamespacePath is the file for setns(2) into the session's mount namespace; valid until Close.
 func (s *Session) NamespacePath() string { return s.ns.proc("ns/mnt") }
 

@@ -1,0 +1,154 @@
+package sandbox
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/kiln-cloud/kiln/pkg/errs"
+)
+
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// capabilities are what dpkg and maintainer scripts need: owners and modes of files, users, file capabilities,
+// chroot, and signals to processes of other users in the same sandbox. Not MKNOD: a device node would be a way out.
+var capabilities = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_SETUID", "CAP_SETGID",
+	"CAP_SETFCAP", "CAP_SYS_CHROOT", "CAP_KILL"}
+
+// prepare writes the files that we bind into the image.
+func (b *box) prepare() error {
+	b.binds = append(b.binds, b.spec.Binds...)
+	rootfs := b.session.HostPath(b.spec.Rootfs)
+	write := func(name, text, target string) error {
+		path := filepath.Join(b.bundle, name)
+		if err := os.WriteFile(path, []byte(text), 0o755); err != nil { //nolint:gosec // it runs inside
+			return errs.Wrap(err, errs.Internal, CodeRuntime, "The sandbox's folder cannot be filled.")
+		}
+		b.binds = append(b.binds, Bind{Source: path, Target: target, ReadOnly: true})
+		return nil
+	}
+	if !b.spec.StartServices && exists(filepath.Join(rootfs, "usr/sbin")) {
+		if err := write("policy-rc.d", "#!/bin/sh\nexit 101\n", "/usr/sbin/policy-rc.d"); err != nil {
+			return err
+		}
+	}
+	if d := b.spec.RootDisk; d != nil {
+		byUUID := filepath.Join(b.bundle, "disk", "by-uuid")
+		if err := os.MkdirAll(byUUID, 0o755); err != nil { //nolint:gosec // seen inside
+			return errs.Wrap(err, errs.Internal, CodeRuntime, "The sandbox's folder cannot be filled.")
+		}
+		if err := os.WriteFile(filepath.Join(byUUID, d.UUID), nil, 0o644); err != nil { //nolint:gosec // seen inside
+			return errs.Wrap(err, errs.Internal, CodeRuntime, "The sandbox's folder cannot be filled.")
+		}
+		b.binds = append(b.binds, Bind{Source: filepath.Dir(byUUID), Target: "/dev/disk", ReadOnly: true})
+		if exists(filepath.Join(rootfs, "usr/sbin/grub-probe")) {
+			return write("grub-probe", grubProbe(*d), "/usr/sbin/grub-probe")
+		}
+	}
+	return nil
+}
+
+// grubProbe answers what grub-mkconfig asks about the root, which has no device node inside: the real one would
+// find the host's loop device and write root=/dev/loop0, which does not boot.
+func grubProbe(d RootDisk) string {
+	fs := d.FSType
+	if fs == "" {
+		fs = "ext2"
+	}
+	return fmt.Sprintf(`#!/bin/sh
+target=fs
+while [ $# -gt 0 ]; do
+  case "$1" in
+    -t) target=$2; shift ;;
+    --target=*) target=${1#--target=} ;;
+  esac
+  shift
+done
+case "$target" in
+  device|disk) echo /dev/disk/by-uuid/%[1]s ;;
+  fs_uuid) echo %[1]s ;;
+  fs) echo %[2]s ;;
+  partmap) echo gpt ;;
+esac
+`, d.UUID, strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return -1
+	}, fs))
+}
+
+// config is the OCI runtime configuration (runtime-spec 1.0).
+func (b *box) config(grouped bool) *specs.Spec {
+	set := &specs.LinuxCapabilities{Bounding: capabilities, Effective: capabilities, Permitted: capabilities}
+	dir := b.spec.Dir
+	if dir == "" {
+		dir = "/"
+	}
+	return &specs.Spec{
+		Version:  "1.0.2",
+		Hostname: "kiln",
+		Root:     &specs.Root{Path: b.spec.Rootfs},
+		Process: &specs.Process{Args: b.spec.Args, Env: b.env(), Cwd: dir, NoNewPrivileges: true, Capabilities: set,
+			Rlimits: b.rlimits(grouped)},
+		Mounts: b.mounts(),
+		Linux: &specs.Linux{
+			// No network entry: the namespace that the starting thread made is inherited.
+			Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace},
+				{Type: specs.UTSNamespace}, {Type: specs.IPCNamespace}},
+			Seccomp: seccomp(b.spec.NoSync),
+			MaskedPaths: []string{"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
+				"/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/proc/kmsg", "/proc/kallsyms", "/proc/interrupts",
+				"/proc/partitions", "/proc/diskstats", "/proc/config.gz", "/proc/vmallocinfo", "/proc/slabinfo"},
+			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
+		},
+	}
+}
+
+func (b *box) env() []string {
+	env := []string{"PATH=" + defaultPath, "HOME=/root", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive"}
+	if b.spec.Proxy != nil {
+		env = append(env, "http_proxy=http://"+ProxyAddress)
+	}
+	return append(env, b.spec.Env...)
+}
+
+func (b *box) rlimits(grouped bool) []specs.POSIXRlimit {
+	limits := []specs.POSIXRlimit{
+		{Type: "RLIMIT_CORE"},
+		{Type: "RLIMIT_NOFILE", Hard: 4096, Soft: 1024},
+		{Type: "RLIMIT_MEMLOCK", Hard: 64 << 10, Soft: 64 << 10},
+	}
+	if !grouped {
+		n := uint64(b.spec.Limits.MemoryBytes) //nolint:gosec // positive by default
+		limits = append(limits, specs.POSIXRlimit{Type: "RLIMIT_AS", Hard: n, Soft: n})
+	}
+	return limits
+}
+
+// mounts has no /sys: nothing that installs packages needs it, and a container's would show the host's.
+func (b *box) mounts() []specs.Mount {
+	tmpfs := func(at, mode, size string, more ...string) specs.Mount {
+		return specs.Mount{Destination: at, Type: "tmpfs", Source: "tmpfs", Options: append([]string{"nosuid", "mode=" + mode, "size=" + size}, more...)}
+	}
+	mounts := []specs.Mount{
+		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "nodev", "noexec"}},
+		tmpfs("/dev", "755", "1m", "noexec", "strictatime"),
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		tmpfs("/dev/shm", "1777", "64m", "nodev", "noexec"),
+		tmpfs("/run", "755", "256m", "nodev"),
+		tmpfs("/run/lock", "1777", "16m", "nodev", "noexec"),
+		tmpfs("/tmp", "1777", "2g", "nodev"),
+	}
+	for _, bind := range b.binds {
+		options := []string{"bind", "nosuid", "nodev"}
+		if bind.ReadOnly {
+			options = append(options, "ro")
+		}
+		mounts = append(mounts, specs.Mount{Destination: bind.Target, Type: "bind", Source: bind.Source, Options: options})
+	}
+	return mounts
+}
