@@ -1,0 +1,60 @@
+package inspect
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"strings"
+
+	"github.com/kiln-cloud/kiln/pkg/catalog"
+	"github.com/kiln-cloud/kiln/pkg/catalog/inspect/ext4"
+	"github.com/kiln-cloud/kiln/pkg/disk"
+)
+
+// bootDir is a folder that boot files may be in: /boot of the root, or the top of a boot partition.
+type bootDir struct {
+	fsys *ext4.FS
+	path string
+}
+
+func bootFileSystems(guest io.ReaderAt, parts []disk.Partition, root disk.Partition, rootFS *ext4.FS) []bootDir {
+	dirs := []bootDir{{fsys: rootFS, path: "/boot"}}
+	for _, p := range parts {
+		if p.Start == root.Start || !strings.HasPrefix(disk.Filesystem(guest, p.Start, p.Length), "ext") {
+			continue
+		}
+		// A second file system that cannot be read is no boot partition.
+		if fsys, err := ext4.Open(io.NewSectionReader(guest, p.Start, p.Length), p.Length); err == nil {
+			dirs = append(dirs, bootDir{fsys: fsys, path: "/"})
+		}
+	}
+	return dirs
+}
+
+// readBoot finds kernels, initial RAM disks and the boot loader.
+func readBoot(facts *catalog.Facts, dirs []bootDir) error {
+	facts.BootLoader = "none"
+	for _, d := range dirs {
+		names, err := d.fsys.ReadDir(d.path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if version, ok := strings.CutPrefix(name, "vmlinuz-"); ok {
+				facts.Kernels = append(facts.Kernels, version)
+			}
+			if version, ok := strings.CutPrefix(name, "initrd.img-"); ok && !strings.Contains(version, ".dpkg-") && !strings.HasSuffix(version, ".old-dkms") {
+				facts.Initrds = append(facts.Initrds, version)
+			}
+		}
+		if _, err := d.fsys.Stat(d.path + "/grub/grub.cfg"); err == nil {
+			facts.BootLoader = "grub"
+		}
+	}
+	SortVersions(facts.Kernels)
+	SortVersions(facts.Initrds)
+	return nil
+}

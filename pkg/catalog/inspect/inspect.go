@@ -1,0 +1,268 @@
+// Package inspect reads the facts of an image out of its bytes: in this process, without root, without
+// a mount, and without trusting anything that the disk says.
+package inspect
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/lima-vm/go-qcow2reader"
+	"github.com/lima-vm/go-qcow2reader/image/qcow2"
+
+	"github.com/kiln-cloud/kiln/pkg/catalog"
+	"github.com/kiln-cloud/kiln/pkg/catalog/inspect/ext4"
+	"github.com/kiln-cloud/kiln/pkg/deb"
+	"github.com/kiln-cloud/kiln/pkg/disk"
+	"github.com/kiln-cloud/kiln/pkg/errs"
+)
+
+// Codes of the errors that Read gives beside those of pkg/disk. They never change.
+const (
+	CodeUnreadable = "kiln.facts.unreadable"  // the disk contradicts itself
+	CodeFileSystem = "kiln.facts.file_system" // a file system that Kiln cannot read yet
+	CodeNoSystem   = "kiln.facts.no_system"   // no operating system on it
+)
+
+// Bounds of the files that are read, in bytes.
+const (
+	maxText   = 64 << 10
+	maxStatus = 64 << 20
+)
+
+// Read finds the facts of an image of the announced format ("qcow2" or "raw") and of size bytes. The
+// header is checked before anything else is read (disk.Check). Invalid where the image is damaged,
+// hostile, or holds no system that Kiln can read; the detail says which.
+func Read(ctx context.Context, r io.ReaderAt, size int64, format string) (facts *catalog.Facts, err error) {
+	header, err := disk.Check(r, size, format, disk.Limits{})
+	if err != nil {
+		return nil, err
+	}
+	// The qcow2 reader is not ours and was not written for hostile input: its panics end here.
+	defer func() {
+		if p := recover(); p != nil {
+			facts, err = nil, errs.New(errs.Invalid, CodeUnreadable, "the %s image is damaged: %v", format, p)
+		}
+	}()
+	return read(ctx, bounded{ctx: ctx, r: r}, header)
+}
+
+func read(ctx context.Context, r io.ReaderAt, header disk.Header) (*catalog.Facts, error) {
+	guest, err := openDisk(r, header)
+	if err != nil {
+		return nil, unreadable(ctx, err)
+	}
+	facts := &catalog.Facts{DiskFormat: header.Format, VirtualSize: header.VirtualSize, Packages: []catalog.Package{}, Kernels: []string{}, Initrds: []string{}}
+	const gib = 1 << 30
+	facts.MinDiskGiB = int((header.VirtualSize + gib - 1) / gib)
+	parts, err := disk.Partitions(guest, header.VirtualSize)
+	if err != nil {
+		return nil, err
+	}
+	facts.PartitionTable = tableOf(parts)
+	root, err := disk.FindRoot(guest, parts)
+	if err != nil {
+		return nil, err
+	}
+	facts.FileSystem = disk.Filesystem(guest, root.Start, root.Length)
+	if !strings.HasPrefix(facts.FileSystem, "ext") {
+		return nil, errs.New(errs.Invalid, CodeFileSystem,
+			"the root file system is %s; Kiln reads facts from ext2, ext3 and ext4 only", facts.FileSystem)
+	}
+	fsys, err := ext4.Open(io.NewSectionReader(guest, root.Start, root.Length), root.Length)
+	if err != nil {
+		return nil, unreadable(ctx, err)
+	}
+	facts.RootUUID, facts.UsedBytes = fsys.UUID(), fsys.UsedBytes()
+	if err := readSystem(facts, fsys); err != nil {
+		return nil, unreadable(ctx, err)
+	}
+	if err := readBoot(facts, bootFileSystems(guest, parts, root, fsys)); err != nil {
+		return nil, unreadable(ctx, err)
+	}
+	return facts, nil
+}
+
+// openDisk gives the bytes as the guest sees them. The reader hides the file behind it, so that a
+// backing file's name could not be resolved even if the header check had missed it.
+func openDisk(r io.ReaderAt, header disk.Header) (io.ReaderAt, error) {
+	if header.Format == disk.Raw {
+		return r, nil
+	}
+	withZstd()
+	img, err := qcow2reader.OpenWithType(r, qcow2.Type)
+	if err != nil {
+		return nil, err
+	}
+	if err := img.Readable(); err != nil {
+		return nil, err
+	}
+	return img, nil
+}
+
+// withZstd gives the qcow2 reader the decompressor that it has none of; its table is global.
+var withZstd = sync.OnceFunc(func() {
+	qcow2.SetDecompressor(qcow2.CompressionTypeZstd, func(r io.Reader) (io.ReadCloser, error) {
+		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(64<<20))
+		if err != nil {
+			return nil, err
+		}
+		return z.IOReadCloser(), nil
+	})
+})
+
+// bounded ends reading when the context does.
+type bounded struct {
+	ctx context.Context //nolint:containedctx // io.ReaderAt has no context, and a read may be an HTTP request
+	r   io.ReaderAt
+}
+
+func (b bounded) ReadAt(p []byte, off int64) (int, error) {
+	if err := b.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return b.r.ReadAt(p, off)
+}
+
+// unreadable keeps our own errors, a cancel and a deadline, and blames the image for the rest.
+func unreadable(ctx context.Context, err error) error {
+	var known *errs.Error
+	switch {
+	case errors.As(err, &known):
+		return err
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	return errs.Wrap(err, errs.Invalid, CodeUnreadable, "the image's file system cannot be read")
+}
+
+func tableOf(parts []disk.Partition) string {
+	switch {
+	case len(parts) == 1 && parts[0].Type == disk.TypeWhole:
+		return "none"
+	case len(parts) > 0 && strings.HasPrefix(parts[0].Type, "0x"):
+		return "mbr"
+	}
+	return "gpt"
+}
+
+// readSystem reads what the root file system says about the operating system.
+func readSystem(facts *catalog.Facts, fsys *ext4.FS) error {
+	release, err := fsys.ReadFile("/etc/os-release", maxText)
+	if errors.Is(err, fs.ErrNotExist) {
+		release, err = fsys.ReadFile("/usr/lib/os-release", maxText)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return errs.New(errs.Invalid, CodeNoSystem, "the largest file system has no /etc/os-release: there is no Linux system on the image")
+	}
+	if err != nil {
+		return err
+	}
+	facts.OS = parseOSRelease(release)
+	if facts.MachineID, err = machineID(fsys); err != nil {
+		return err
+	}
+	if err := readPackages(facts, fsys); err != nil {
+		return err
+	}
+	if facts.Architecture == "" {
+		facts.Architecture = elfArchitecture(fsys)
+	}
+	if !facts.CloudInit {
+		_, err := fsys.Stat("/usr/bin/cloud-init")
+		facts.CloudInit = err == nil
+	}
+	return nil
+}
+
+func readPackages(facts *catalog.Facts, fsys *ext4.FS) error {
+	status, err := fsys.ReadFile("/var/lib/dpkg/status", maxStatus)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // no Debian: facts without packages
+	}
+	if err != nil {
+		return err
+	}
+	all, err := deb.ParseStatus(bytes.NewReader(status))
+	if err != nil {
+		return fmt.Errorf("/var/lib/dpkg/status: %w", err)
+	}
+	for _, p := range all {
+		if !p.Installed() {
+			continue
+		}
+		facts.Packages = append(facts.Packages, catalog.Package{Name: p.Name, Version: p.Version, Architecture: p.Architecture, Source: p.Source})
+		switch p.Name {
+		case "dpkg":
+			facts.Architecture = p.Architecture
+		case "cloud-init":
+			facts.CloudInit = true
+		}
+	}
+	return nil
+}
+
+// machineID tells how /etc/machine-id stands (https://manpages.debian.org/machine-id.5): only a set
+// one is harmful in an image, because every clone would have it.
+func machineID(fsys *ext4.FS) (string, error) {
+	text, err := fsys.ReadFile("/etc/machine-id", maxText)
+	switch id := strings.TrimSpace(string(text)); {
+	case errors.Is(err, fs.ErrNotExist):
+		return "missing", nil
+	case err != nil:
+		return "", err
+	case id == "":
+		return "empty", nil
+	case id == "uninitialized":
+		return "uninitialized", nil
+	}
+	return "set", nil
+}
+
+// parseOSRelease reads shell-like assignments (https://manpages.debian.org/os-release).
+func parseOSRelease(text []byte) catalog.OSRelease {
+	var r catalog.OSRelease
+	for line := range strings.SplitSeq(string(text), "\n") {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		if len(value) >= 2 && (value[0] == '"' || value[0] == '\'') && value[len(value)-1] == value[0] {
+			value = value[1 : len(value)-1]
+		}
+		switch name {
+		case "ID":
+			r.ID = value
+		case "VERSION_ID":
+			r.VersionID = value
+		case "VERSION_CODENAME":
+			r.Codename = value
+		case "PRETTY_NAME":
+			r.PrettyName = value
+		}
+	}
+	return r
+}
+
+// elfArchitecture looks at the shell's ELF header; "" where that is no program that we know.
+func elfArchitecture(fsys *ext4.FS) string {
+	head, err := fsys.ReadFile("/bin/sh", 8<<20)
+	if err != nil || len(head) < 20 || !bytes.HasPrefix(head, []byte("\x7fELF")) {
+		return ""
+	}
+	return map[byte]string{0x3e: "amd64", 0xb7: "arm64", 0x03: "i386", 0x28: "armhf", 0xf3: "riscv64"}[head[18]]
+}
+
+// SortVersions sorts kernel versions, newest last.
+func SortVersions(versions []string) {
+	slices.SortFunc(versions, func(a, b string) int {
+		if c, err := deb.Compare(a, b); err == nil && c != 0 {
+			return c
+		}
+		return strings.Compare(a, b)
+	})
+}
