@@ -1,0 +1,108 @@
+package policy
+
+import "net/http"
+
+// Operation is one call of the API that a rule decides about. Path is written as in openapi.yaml.
+type Operation struct {
+	Method string
+	Path   string
+}
+
+// Rule is one line of policy: Check is in oslo.policy's language, Scope names the token scopes that may pass at all
+// ("system", "project"). A rule without Operations is a building block for others.
+type Rule struct {
+	Name        string
+	Check       string
+	Description string
+	Operations  []Operation
+	Scope       []string
+}
+
+// The building blocks. Roles imply each other (admin, manager, member, reader), and the checks say so
+// themselves, so that a token without Keystone's implied roles means the same.
+const (
+	admin         = "rule:admin_required"
+	adminOrRead   = "rule:admin_or_service"
+	projectReader = "rule:admin_or_service or rule:project_reader"
+	projectMember = "rule:admin_required or rule:project_member"
+	projectOwner  = "rule:admin_required or rule:project_manager"
+	anyReader     = "rule:admin_or_service or role:reader or role:member or role:manager"
+)
+
+// AllProjects is the rule that lets a caller list the things of every project (?all_projects=true).
+const AllProjects = "provisioning:all_projects"
+
+var (
+	anyScope    = []string{"system", "project"}
+	projectOnly = []string{"project"}
+)
+
+func op(method, path string) []Operation { return []Operation{{method, path}} }
+
+// Defaults is the whole policy of Kiln. policy.yaml overrides the check of a rule and nothing else.
+// Names and the meaning of the target do not change: %(project_id)s is the project of the thing,
+// or that of the caller where a thing is made or listed.
+func Defaults() []Rule {
+	const get, post, put, patch, del = http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete
+	return []Rule{
+		{"admin_required", "role:admin", "The administrator of the cloud.", nil, nil},
+		{"admin_or_service", "role:admin or role:service", "The administrator, or another service of the cloud, which may read everything.", nil, nil},
+		{"project_reader", "(role:reader or role:member or role:manager) and project_id:%(project_id)s", "May see the things of the project.", nil, nil},
+		{"project_member", "(role:member or role:manager) and project_id:%(project_id)s", "May change the things of the project.", nil, nil},
+		{"project_manager", "role:manager and project_id:%(project_id)s", "May promote and revoke in the project.", nil, nil},
+		{AllProjects, adminOrRead, "See the things of every project in lists, with all_projects=true.", nil, anyScope},
+
+		{"provisioning:sources:list", projectReader, "List sources.", op(get, "/v1/sources"), anyScope},
+		{"provisioning:sources:create", projectMember, "Create a source and read it.", op(post, "/v1/sources"), projectOnly},
+		{"provisioning:sources:show", projectReader, "Show a source.", op(get, "/v1/sources/{id}"), anyScope},
+		{"provisioning:sources:delete", projectMember, "Delete a source with its recipes.", op(del, "/v1/sources/{id}"), anyScope},
+		{"provisioning:sources:sync", projectMember, "Read the recipes of a source again.", op(post, "/v1/sources/{id}/sync"), anyScope},
+		{"provisioning:recipes:list", projectReader, "List recipes.", op(get, "/v1/recipes"), anyScope},
+		{"provisioning:recipes:show", projectReader, "Show a recipe.", op(get, "/v1/recipes/{id}"), anyScope},
+		{"provisioning:recipes:validate", anyReader, "Check the text of a recipe; nothing is kept.", op(post, "/v1/recipes/validate"), anyScope},
+		{"provisioning:builds:list", projectReader, "List builds.", op(get, "/v1/builds"), anyScope},
+		{"provisioning:builds:create", projectMember, "Build a recipe.", op(post, "/v1/builds"), projectOnly},
+		{"provisioning:builds:show", projectReader, "Show a build.", op(get, "/v1/builds/{id}"), anyScope},
+
+		{"provisioning:families:list", projectReader, "List families.", op(get, "/v1/families"), anyScope},
+		{"provisioning:families:create", projectMember, "Create a family.", op(post, "/v1/families"), projectOnly},
+		{"provisioning:families:show", projectReader, "Show a family.", op(get, "/v1/families/{name}"), projectOnly},
+		{"provisioning:versions:list", projectReader, "List the versions of a family.", op(get, "/v1/families/{name}/versions"), projectOnly},
+		{"provisioning:versions:show", projectReader, "Show a version.", op(get, "/v1/families/{name}/versions/{version}"), projectOnly},
+		{"provisioning:versions:revoke", projectOwner, "Forbid that a version is ever started again.", op(post, "/v1/families/{name}/versions/{version}/revoke"), projectOnly},
+		{"provisioning:channels:promote", projectOwner, "Let a channel point to a version.", op(put, "/v1/families/{name}/channels/{channel}"), projectOnly},
+		{"provisioning:images:list", projectReader, "List images.", op(get, "/v1/images"), anyScope},
+		{"provisioning:images:show", projectReader, "Show an image with its facts.", op(get, "/v1/images/{id}"), anyScope},
+		{"provisioning:images:inspect", projectMember, "Read the disk of an image again.", op(post, "/v1/images/{id}/inspect"), anyScope},
+		{"provisioning:images:advisories", projectReader, "List the fixes that an image lacks.", op(get, "/v1/images/{id}/advisories"), anyScope},
+		{"provisioning:advisories:list", anyReader, "List advisories.", op(get, "/v1/advisories"), anyScope},
+		{"provisioning:advisories:show", anyReader, "Show an advisory.", op(get, "/v1/advisories/{id}"), anyScope},
+		{"provisioning:advisories:refresh", projectOwner, "Read the repositories' published fixes now.", op(post, "/v1/advisories/refresh"), anyScope},
+		{"provisioning:upgrades:list", projectReader, "List upgrades.", op(get, "/v1/upgrades"), anyScope},
+		{"provisioning:upgrades:create", projectMember, "Upgrade a version offline into a new one.", op(post, "/v1/upgrades"), projectOnly},
+		{"provisioning:upgrades:show", projectReader, "Show an upgrade.", op(get, "/v1/upgrades/{id}"), anyScope},
+
+		{"provisioning:clusters:list", adminOrRead, "List clusters.", op(get, "/v1/clusters"), anyScope},
+		{"provisioning:clusters:create", admin, "Create a cluster.", op(post, "/v1/clusters"), anyScope},
+		{"provisioning:clusters:show", adminOrRead, "Show a cluster.", op(get, "/v1/clusters/{name}"), anyScope},
+		{"provisioning:clusters:update", admin, "Change the nodes and stores of a cluster.", op(patch, "/v1/clusters/{name}"), anyScope},
+		{"provisioning:clusters:delete", admin, "Delete a cluster without copies.", op(del, "/v1/clusters/{name}"), anyScope},
+		{"provisioning:copies:list", projectReader, "List the copies of an image of the project; all of them with provisioning:all_projects.", op(get, "/v1/copies"), anyScope},
+		{"provisioning:copies:create", projectMember, "Make copies of an image in a cluster and on its nodes.", op(post, "/v1/copies"), projectOnly},
+		{"provisioning:copies:show", projectReader, "Show a copy of an image of the project.", op(get, "/v1/copies/{id}"), anyScope},
+		{"provisioning:copies:delete", projectMember, "Evict a copy of an image of the project.", op(del, "/v1/copies/{id}"), anyScope},
+		{"provisioning:nodes:list", adminOrRead, "List nodes.", op(get, "/v1/nodes"), anyScope},
+		{"provisioning:nodes:show", adminOrRead, "Show a node.", op(get, "/v1/nodes/{name}"), anyScope},
+		{"provisioning:workloads:list", projectReader, "List workloads.", op(get, "/v1/workloads"), anyScope},
+		{"provisioning:workloads:create", projectMember, "Start a workload.", op(post, "/v1/workloads"), projectOnly},
+		{"provisioning:workloads:show", projectReader, "Show a workload.", op(get, "/v1/workloads/{id}"), anyScope},
+		{"provisioning:workloads:delete", projectMember, "Delete a workload.", op(del, "/v1/workloads/{id}"), anyScope},
+		{"provisioning:ledger:list", adminOrRead, "List the claims of all workloads.", op(get, "/v1/ledger"), anyScope},
+
+		{"provisioning:jobs:list", projectReader, "List jobs.", op(get, "/v1/jobs"), anyScope},
+		{"provisioning:jobs:show", projectReader, "Show a job.", op(get, "/v1/jobs/{id}"), anyScope},
+		{"provisioning:jobs:log", projectReader, "Read the log of a job.", op(get, "/v1/jobs/{id}/log"), anyScope},
+		{"provisioning:jobs:cancel", projectMember, "Cancel a job.", op(post, "/v1/jobs/{id}/cancel"), anyScope},
+		{"provisioning:events:follow", projectReader, "Follow the events of the project.", op(get, "/v1/events"), anyScope},
+	}
+}
