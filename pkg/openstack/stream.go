@@ -1,0 +1,166 @@
+package openstack
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/gophercloud/gophercloud/v2"
+)
+
+var errStalled = errors.New("no byte moved in time")
+
+// stall ends a context where nothing moved for a time. It counts only while the other side has to move:
+// what the local disk takes is not the service's fault.
+type stall struct {
+	mu     sync.Mutex
+	timer  *time.Timer
+	after  time.Duration
+	cancel context.CancelCauseFunc
+	done   bool
+}
+
+func newStall(ctx context.Context, after time.Duration) (context.Context, *stall) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	s := &stall{after: after, cancel: cancel}
+	s.timer = time.AfterFunc(after, func() { cancel(errStalled) })
+	return ctx, s
+}
+
+func (s *stall) wait() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.done {
+		s.timer.Reset(s.after)
+	}
+}
+
+func (s *stall) pause() { s.timer.Stop() }
+
+func (s *stall) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.done = true
+	s.timer.Stop()
+	s.cancel(nil)
+}
+
+// Upload sends a stream in chunks and waits for the answer. There is no limit on the whole, only on standing still.
+// The body is chunked because a service takes a connection that ends early for the end of a body whose length
+// it was told; a chunked one it knows to be broken.
+func (s *Service) Upload(ctx context.Context, operation, path string, body io.Reader) error {
+	moving, guard := newStall(ctx, s.cloud.cfg.Stall)
+	defer guard.end()
+	client, err := s.client(moving)
+	if err != nil {
+		return err
+	}
+	source := &uploadBody{r: body, guard: guard}
+	defer source.stop()
+	_, err = client.Request(withOperation(moving, s.about.Name, operation), http.MethodPut, s.url(client, path, nil), &gophercloud.RequestOpts{ //nolint:bodyclose // gophercloud closes it
+		RawBody: source, OkCodes: []int{http.StatusNoContent, http.StatusOK},
+		// An answer that comes before the body (quota, 401) then costs no upload.
+		MoreHeaders: map[string]string{"Content-Type": "application/octet-stream", "Expect": "100-continue"},
+	})
+	if err != nil && source.failed() != nil {
+		return source.failed()
+	}
+	return s.cloud.fault(ctx, s.about.Name, stalledOr(moving, err))
+}
+
+// stalledOr is errStalled where that ended the context: the transport only says that it was cancelled.
+func stalledOr(ctx context.Context, err error) error {
+	if err != nil && errors.Is(context.Cause(ctx), errStalled) {
+		return errStalled
+	}
+	return err
+}
+
+// uploadBody hides all but Read from the transport, which may still read after the answer came.
+type uploadBody struct {
+	r     io.Reader
+	guard *stall
+	mu    sync.Mutex
+	ended bool
+	err   error // of the source, other than io.EOF
+}
+
+// Read implements io.Reader.
+func (b *uploadBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	ended := b.ended
+	b.mu.Unlock()
+	if ended {
+		return 0, io.ErrClosedPipe
+	}
+	b.guard.pause()
+	n, err := b.r.Read(p)
+	b.guard.wait()
+	if err != nil && !errors.Is(err, io.EOF) {
+		b.mu.Lock()
+		b.err = err
+		b.mu.Unlock()
+	}
+	return n, err
+}
+
+func (b *uploadBody) stop() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ended = true
+}
+
+func (b *uploadBody) failed() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.err
+}
+
+// Download opens a stream: the status (one of ok) and the body, which the caller closes. Only standing still is limited.
+func (s *Service) Download(ctx context.Context, operation, path string, header map[string]string, ok ...int) (int, io.ReadCloser, error) {
+	moving, guard := newStall(ctx, s.cloud.cfg.Stall)
+	client, err := s.client(moving)
+	if err != nil {
+		guard.end()
+		return 0, nil, err
+	}
+	resp, err := client.Request(withOperation(moving, s.about.Name, operation), http.MethodGet, s.url(client, path, nil), &gophercloud.RequestOpts{
+		KeepResponseBody: true, OkCodes: ok, MoreHeaders: header,
+	})
+	guard.pause()
+	if err != nil {
+		err = s.cloud.fault(ctx, s.about.Name, stalledOr(moving, err))
+		guard.end()
+		return 0, nil, err
+	}
+	return resp.StatusCode, &downloadBody{body: resp.Body, guard: guard, service: s, moving: moving, outer: ctx}, nil
+}
+
+// downloadBody counts the time only while it waits for bytes: a slow reader is no stall.
+type downloadBody struct {
+	body    io.ReadCloser
+	guard   *stall
+	service *Service
+	moving  context.Context //nolint:containedctx // the life of the stream
+	outer   context.Context //nolint:containedctx // the caller's, which tells a cancel from a stall
+}
+
+// Read implements io.Reader.
+func (b *downloadBody) Read(p []byte) (int, error) {
+	b.guard.wait()
+	n, err := b.body.Read(p)
+	b.guard.pause()
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = b.service.cloud.fault(b.outer, b.service.about.Name, stalledOr(b.moving, err))
+	}
+	return n, err
+}
+
+// Close implements io.Closer.
+func (b *downloadBody) Close() error {
+	b.guard.end()
+	return b.body.Close()
+}
