@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/kiln-cloud/kiln/pkg/pocket/glance"
 	"github.com/kiln-cloud/kiln/pkg/pocket/keystone"
 	"github.com/kiln-cloud/kiln/pkg/pocket/placement"
 	"github.com/kiln-cloud/kiln/pkg/pocket/wire"
@@ -23,6 +24,17 @@ func (c *Cloud) assemble(_ context.Context, cfg Config) (http.Handler, error) {
 		Password: cfg.Password, TokenLife: cfg.TokenLife, Catalog: c.catalog(cfg),
 	})
 	c.mount(mux, identityKit, c.identity.Handler())
+
+	imageKit, err := c.kit(cfg, Image)
+	if err != nil {
+		return nil, err
+	}
+	c.images, err = glance.New(imageKit, glance.Options{Stores: cfg.Stores, Quota: cfg.ImageQuota, Record: c.recorder.Add})
+	if err != nil {
+		return nil, err
+	}
+	c.closers = append(c.closers, c.images.Close)
+	c.mount(mux, imageKit, c.images.Handler())
 
 	placementKit, err := c.kit(cfg, Placement)
 	if err != nil {

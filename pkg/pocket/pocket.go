@@ -18,6 +18,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
+	"github.com/kiln-cloud/kiln/pkg/pocket/glance"
 	"github.com/kiln-cloud/kiln/pkg/pocket/keystone"
 	"github.com/kiln-cloud/kiln/pkg/pocket/placement"
 	"github.com/kiln-cloud/kiln/pkg/pocket/wire"
@@ -49,6 +50,7 @@ type Cloud struct {
 	faults    wire.Faults
 	identity  *keystone.Service
 	placement *placement.Service
+	images    *glance.Service
 	closers   []func() error
 }
 

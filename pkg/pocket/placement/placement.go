@@ -129,6 +129,7 @@ func (s *Service) route(rule string, since, missing int, h handler) http.Handler
 		}
 		s.mu.Lock()
 		a, err := h(c)
+		a.body = wire.Freeze(a.body)
 		s.mu.Unlock()
 		if err != nil {
 			s.fail(w, c, err)

@@ -32,6 +32,18 @@ func WriteJSON(w http.ResponseWriter, status int, body any) {
 	_, _ = w.Write(raw) // the client went away: nobody is left to tell
 }
 
+// Freeze encodes a body now, while the caller still holds the lock that guards what it is made of.
+func Freeze(body any) any {
+	if body == nil {
+		return nil
+	}
+	raw, err := json.Marshal(body)
+	if err != nil {
+		return body // WriteJSON meets the same error and answers it
+	}
+	return json.RawMessage(raw)
+}
+
 // ReadJSON decodes a request's body into v. The error's text is fit for a 400.
 func ReadJSON(r *http.Request, v any) error {
 	dec := json.NewDecoder(io.LimitReader(r.Body, MaxBody))

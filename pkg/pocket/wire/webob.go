@@ -38,10 +38,23 @@ func title(status int) string {
 // WebobError answers an error as services built on WebOb do (Glance and Placement): HTML, unless the client
 // prefers JSON; then format makes the body of the status' title and the text. With a nil format it is WebOb's own.
 func WebobError(w http.ResponseWriter, r *http.Request, status int, detail string, format func(title, text string) any) {
+	webob(w, r, status, explanations[status], detail, format)
+}
+
+// WebobExplained answers an error of which the service replaces WebOb's sentence, as Glance does; with an empty
+// explanation it is WebOb's.
+func WebobExplained(w http.ResponseWriter, r *http.Request, status int, explanation string) {
+	if explanation == "" {
+		explanation = explanations[status]
+	}
+	webob(w, r, status, explanation, "", nil)
+}
+
+func webob(w http.ResponseWriter, r *http.Request, status int, explanation, detail string, format func(title, text string) any) {
 	name := title(status)
 	head := strconv.Itoa(status) + " " + name
 	if !prefersJSON(r.Header.Get("Accept")) {
-		text := explanations[status] + "<br /><br />\n" + html.EscapeString(detail) + "\n\n"
+		text := html.EscapeString(explanation) + "<br /><br />\n" + html.EscapeString(detail) + "\n\n"
 		w.Header().Set("Content-Type", "text/html; charset=UTF-8")
 		w.WriteHeader(status)
 		_, _ = w.Write([]byte("<html>\n <head>\n  <title>" + head + "</title>\n </head>\n <body>\n  <h1>" + head +
@@ -49,11 +62,11 @@ func WebobError(w http.ResponseWriter, r *http.Request, status int, detail strin
 		return
 	}
 	if format != nil {
-		WriteJSON(w, status, format(name, explanations[status]+"\n\n "+strings.ReplaceAll(detail, "\n", " ")+"  "))
+		WriteJSON(w, status, format(name, explanation+"\n\n "+strings.ReplaceAll(detail, "\n", " ")+"  "))
 		return
 	}
 	WriteJSON(w, status, map[string]string{
-		"message": explanations[status] + "<br /><br />\n" + detail + "\n\n", "code": head, "title": name,
+		"message": explanation + "<br /><br />\n" + detail + "\n\n", "code": head, "title": name,
 	})
 }
 
