@@ -1,7 +1,6 @@
 package pocket
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"os"
@@ -9,12 +8,14 @@ import (
 
 	"github.com/kiln-cloud/kiln/pkg/pocket/glance"
 	"github.com/kiln-cloud/kiln/pkg/pocket/keystone"
+	"github.com/kiln-cloud/kiln/pkg/pocket/nova"
 	"github.com/kiln-cloud/kiln/pkg/pocket/placement"
 	"github.com/kiln-cloud/kiln/pkg/pocket/wire"
+	"github.com/kiln-cloud/kiln/pkg/pocket/zun"
 )
 
 // assemble makes the services and puts each below its prefix.
-func (c *Cloud) assemble(_ context.Context, cfg Config) (http.Handler, error) {
+func (c *Cloud) assemble(cfg Config) (http.Handler, error) {
 	mux := http.NewServeMux()
 	identityKit, err := c.kit(cfg, Identity)
 	if err != nil {
@@ -42,7 +43,32 @@ func (c *Cloud) assemble(_ context.Context, cfg Config) (http.Handler, error) {
 	}
 	c.placement = placement.New(placementKit)
 	c.mount(mux, placementKit, c.placement.Handler())
-	return mux, nil
+	return mux, c.assembleCompute(mux, cfg)
+}
+
+// assembleCompute makes Nova and Zun, in this order: Zun finds the providers that Nova made.
+func (c *Cloud) assembleCompute(mux *http.ServeMux, cfg Config) error {
+	var err error
+	if cfg.Compute.Kit, err = c.kit(cfg, Compute); err != nil {
+		return err
+	}
+	if c.compute, err = nova.New(cfg.Compute); err != nil {
+		return err
+	}
+	c.closers = append(c.closers, c.compute.Close)
+	c.mount(mux, cfg.Compute.Kit, c.compute)
+	if !cfg.Zun {
+		return nil
+	}
+	if cfg.Container.Kit, err = c.kit(cfg, Container); err != nil {
+		return err
+	}
+	if c.container, err = zun.New(cfg.Container); err != nil {
+		return err
+	}
+	c.closers = append(c.closers, c.container.Close)
+	c.mount(mux, cfg.Container.Kit, c.container)
+	return nil
 }
 
 func (c *Cloud) catalog(cfg Config) []keystone.Endpoint {
@@ -67,11 +93,18 @@ func (c *Cloud) kit(cfg Config, service string) (wire.Kit, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return wire.Kit{}, fmt.Errorf("pocket: %w", err)
 	}
-	return wire.Kit{
+	kit := wire.Kit{
 		Service: service, URL: c.url + "/" + service, IdentityURL: c.url + "/" + Identity, Dir: dir,
 		Clock: cfg.Clock, NewID: cfg.NewID, Notify: cfg.Notify, Nodes: cfg.Nodes,
 		Log: cfg.Log.WithField("pocket", service), Tokens: c.identity,
-	}, nil
+	}
+	if c.images != nil { // a nil *Service in an interface would not be nil
+		kit.Images = c.images
+	}
+	if c.placement != nil {
+		kit.Placement = c.placement
+	}
+	return kit, nil
 }
 
 func (c *Cloud) mount(mux *http.ServeMux, kit wire.Kit, service http.Handler) {

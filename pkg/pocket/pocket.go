@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -20,8 +21,10 @@ import (
 
 	"github.com/kiln-cloud/kiln/pkg/pocket/glance"
 	"github.com/kiln-cloud/kiln/pkg/pocket/keystone"
+	"github.com/kiln-cloud/kiln/pkg/pocket/nova"
 	"github.com/kiln-cloud/kiln/pkg/pocket/placement"
 	"github.com/kiln-cloud/kiln/pkg/pocket/wire"
+	"github.com/kiln-cloud/kiln/pkg/pocket/zun"
 )
 
 // Config is what a cloud is made from. Only Dir is needed.
@@ -33,6 +36,8 @@ type Config struct {
 	Stores     []string      // Glance's stores, the first is the default one; file1 and file2 by default
 	ImageQuota int64         // bytes that one upload may have before it gets 413; 0 for no limit
 	Zun        bool          // whether there is a container service
+	Compute    nova.Deps     // options of Nova; Start sets its Kit
+	Container  zun.Deps      // options of Zun; Start sets its Kit
 	KilnURL    string        // where the catalog says that the service provisioning is; "" for none
 	TokenLife  time.Duration // 1 hour by default
 	Notify     wire.Notify   // gets the notifications of Glance and Nova; may be nil
@@ -51,6 +56,8 @@ type Cloud struct {
 	identity  *keystone.Service
 	placement *placement.Service
 	images    *glance.Service
+	compute   *nova.Server
+	container *zun.Server
 	closers   []func() error
 }
 
@@ -129,7 +136,7 @@ func Start(ctx context.Context, cfg Config) (*Cloud, error) {
 		return nil, fmt.Errorf("pocket: %w", err)
 	}
 	c := &Cloud{url: "http://" + listener.Addr().String(), done: make(chan error, 1)}
-	mux, err := c.assemble(ctx, cfg)
+	mux, err := c.assemble(cfg)
 	if err != nil {
 		return nil, errors.Join(err, c.closeServices(), listener.Close())
 	}
@@ -157,7 +164,7 @@ func (c *Cloud) Close() error {
 
 func (c *Cloud) closeServices() error {
 	var err error
-	for _, closer := range c.closers {
+	for _, closer := range slices.Backward(c.closers) {
 		err = errors.Join(err, closer())
 	}
 	c.closers = nil
@@ -189,3 +196,9 @@ func (c *Cloud) SetTokenLife(life time.Duration) { c.identity.SetTokenLife(life)
 func (c *Cloud) SetEndpoint(serviceType, name, url string) {
 	c.identity.SetEndpoint(keystone.Endpoint{Type: serviceType, Name: name, URL: url})
 }
+
+// Compute is Nova, for tests that make a host fail.
+func (c *Cloud) Compute() *nova.Server { return c.compute }
+
+// Container is Zun; nil without Config.Zun.
+func (c *Cloud) Container() *zun.Server { return c.container }
