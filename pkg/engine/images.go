@@ -1,0 +1,69 @@
+package engine
+
+import (
+	"context"
+	"errors"
+
+	"github.com/kiln-cloud/kiln/pkg/catalog"
+	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/listing"
+)
+
+// sweepImages does again what a crash may have lost: superseded versions are hidden in Glance, and half-made
+// images of jobs that have ended are removed.
+func (e *Engine) sweepImages(ctx context.Context) error {
+	return errors.Join(e.hideSuperseded(ctx), e.removeHalves(ctx))
+}
+
+func (e *Engine) hideSuperseded(ctx context.Context) error {
+	versions, err := e.Store.ListVersions(ctx, listing.All().Where("state", string(catalog.Superseded)))
+	if err != nil || len(versions) == 0 {
+		return err
+	}
+	shown, err := e.Glance.Images(ctx, map[string]string{"os_hidden": "false", "status": "active"})
+	if err != nil {
+		return err
+	}
+	visible := map[string]bool{}
+	for _, g := range shown {
+		visible[g.ID] = !g.Hidden
+	}
+	var all error
+	hidden := true
+	for _, v := range versions {
+		if !visible[v.ImageID] {
+			continue
+		}
+		if _, err := e.Glance.PatchImage(ctx, v.ImageID, catalog.GlancePatch{Hidden: &hidden}); err != nil && !errs.Is(err, errs.NotFound) {
+			all = errors.Join(all, err)
+		}
+	}
+	return all
+}
+
+// removeHalves deletes images that a job began and will never finish. Images of running jobs are left alone.
+func (e *Engine) removeHalves(ctx context.Context) error {
+	var all error
+	for _, status := range []string{"queued", "saving"} {
+		found, err := e.Glance.Images(ctx, map[string]string{"status": status})
+		if err != nil {
+			return errors.Join(all, err)
+		}
+		for _, g := range found {
+			id := g.Properties[catalog.PropJob]
+			if id == "" {
+				continue // not Kiln's
+			}
+			j, err := e.Store.FindJob(ctx, id)
+			if err != nil && !errs.Is(err, errs.NotFound) {
+				return errors.Join(all, err)
+			}
+			if err == nil && !j.State.Final() {
+				continue
+			}
+			e.Log.WithField("image", g.ID).Info("removing a half-made image of a job that has ended")
+			all = errors.Join(all, e.Glance.DeleteImage(ctx, g.ID))
+		}
+	}
+	return all
+}

@@ -1,0 +1,196 @@
+package worker
+
+import (
+	"context"
+	"path/filepath"
+
+	"github.com/kiln-cloud/kiln/pkg/build"
+	"github.com/kiln-cloud/kiln/pkg/catalog"
+	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/event"
+	"github.com/kiln-cloud/kiln/pkg/job"
+	"github.com/kiln-cloud/kiln/pkg/listing"
+	"github.com/kiln-cloud/kiln/pkg/recipe"
+)
+
+// buildHandler runs a recipe: repository → image file → facts → Glance → version.
+type buildHandler struct {
+	Deps
+	publisher *publisher
+}
+
+func (h *buildHandler) Kind() job.Kind { return job.Build }
+
+func (h *buildHandler) Run(ctx context.Context, r *job.Run) (res job.Result, err error) {
+	b, err := h.Store.FindBuild(ctx, r.Job.ResourceID())
+	if err != nil {
+		return res, err
+	}
+	src, err := h.Store.FindSource(ctx, b.SourceID)
+	if err != nil {
+		return res, err
+	}
+	b.State, b.UpdatedAt, b.Error = build.Running, h.Now(), ""
+	if err := h.Store.UpdateBuild(ctx, b); err != nil {
+		return res, err
+	}
+	err = h.work(func(dir string) error {
+		rec, digest, co, err := h.resolve(ctx, src, b.Commit, b.Recipe, filepath.Join(dir, "git"))
+		if err != nil {
+			return err
+		}
+		defer co.Close() //nolint:errcheck // only read; the folder is removed
+		b.Commit = co.Commit
+		state, err := h.Builder.InputState(ctx, rec)
+		if err != nil {
+			return err
+		}
+		b.InputDigest = build.InputDigest(digest, h.Builder.Name(), state)
+		family, err := h.Store.EnsureFamily(ctx, b.ProjectID, rec.Family)
+		if err != nil {
+			return err
+		}
+		if !b.Force {
+			same, err := h.unchanged(ctx, family, b.InputDigest)
+			if err != nil {
+				return err
+			}
+			if same != nil {
+				r.Logf("nothing changed since version %s: the same recipe, builder and packages", same.Name)
+				res = h.done(r, b, build.Unchanged, *same, nil)
+				return nil
+			}
+		}
+		res, err = h.make(ctx, r, b, rec, co.Files, family, dir)
+		return err
+	})
+	return res, err
+}
+
+// unchanged finds the version that the same inputs made, if Glance still has it.
+func (h *buildHandler) unchanged(ctx context.Context, f catalog.Family, digest string) (*catalog.Version, error) {
+	versions, err := h.Store.ListVersions(ctx, listing.All().Where("family_id", f.ID).Where("input_digest", digest))
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range versions {
+		if v.State == catalog.Revoked {
+			continue
+		}
+		g, err := h.Glance.Image(ctx, v.ImageID)
+		if err == nil && g.Status == "active" {
+			return &v, nil
+		}
+		if err != nil && !errs.Is(err, errs.NotFound) {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+func (h *buildHandler) make(ctx context.Context, r *job.Run, b build.Build, rec *recipe.Recipe, files recipe.Files, family catalog.Family, dir string) (job.Result, error) {
+	pub := publication{
+		family: family, origin: "build", originID: b.ID, input: b.InputDigest, format: rec.Output.Format,
+		visibility: rec.Output.Visibility, properties: rec.Properties,
+	}
+	parent, err := h.newest(ctx, family)
+	if err != nil {
+		return job.Result{}, err
+	}
+	pub.parent = parent
+	g, err := h.publisher.leftover(ctx, b.ID)
+	if err != nil {
+		return job.Result{}, err
+	}
+	if g == nil {
+		g, err = h.construct(ctx, r, &b, rec, files, &pub, dir)
+	} else {
+		r.Logf("image %s was whole when an earlier attempt ended; it is used", g.ID)
+		pub.facts, err = h.factsOf(ctx, r, *g)
+	}
+	if err != nil {
+		return job.Result{}, err
+	}
+	v, record, err := h.publisher.finish(ctx, r, *g, pub)
+	if err != nil {
+		return job.Result{}, err
+	}
+	r.Logf("published version %s of %s as image %s", v.Name, v.Family, g.ID)
+	return h.done(r, b, build.Succeeded, v, record), nil
+}
+
+// construct builds the file, reads its facts and uploads it.
+func (h *buildHandler) construct(ctx context.Context, r *job.Run, b *build.Build, rec *recipe.Recipe, files recipe.Files, pub *publication, dir string) (*catalog.GlanceImage, error) {
+	made, err := h.Builder.Build(ctx, build.Request{
+		Recipe: rec, Files: files, WorkDir: dir, Output: filepath.Join(dir, "image."+rec.Output.Format), Log: r, Progress: r.Progress,
+	})
+	if err != nil {
+		return nil, full(err)
+	}
+	b.Steps = made.Steps
+	r.Progress("inspect", 0, 0, "steps")
+	if pub.facts, err = h.Inspect(ctx, made.Path, made.Format); err != nil {
+		return nil, err
+	}
+	pub.format = made.Format
+	g, err := h.publisher.upload(ctx, r, made.Path, *pub)
+	return &g, err
+}
+
+func (h *buildHandler) factsOf(ctx context.Context, r *job.Run, g catalog.GlanceImage) (*catalog.Facts, error) {
+	path, err := h.publisher.images.get(ctx, g, func(done, total int64) { r.Progress("download", done, total, "bytes") })
+	if err != nil {
+		return nil, err
+	}
+	return h.Inspect(ctx, path, g.DiskFormat)
+}
+
+// newest is the version that the new one follows; nil for the first.
+func (d Deps) newest(ctx context.Context, f catalog.Family) (*catalog.Version, error) {
+	versions, err := d.Store.ListVersions(ctx, listing.All().Where("family_id", f.ID).Where("state", string(catalog.Published)))
+	if err != nil || len(versions) == 0 {
+		return nil, err
+	}
+	newest := versions[0]
+	for _, v := range versions[1:] {
+		if v.CreatedAt.After(newest.CreatedAt) {
+			newest = v
+		}
+	}
+	return &newest, nil
+}
+
+func (h *buildHandler) done(r *job.Run, b build.Build, s build.State, v catalog.Version, record func(context.Context) error) job.Result {
+	b.State, b.VersionName, b.ImageID, b.Family, b.UpdatedAt = s, v.Name, v.ImageID, v.Family, h.Now()
+	return job.Result{
+		Value: map[string]string{"family": string(v.Family), "version": v.Name, "image_id": v.ImageID, "state": string(s)},
+		Apply: func(ctx context.Context) error {
+			if record != nil {
+				if err := record(ctx); err != nil {
+					return err
+				}
+			}
+			if err := h.Store.UpdateBuild(ctx, b); err != nil {
+				return err
+			}
+			return h.Store.Record(ctx, event.Event{Type: "build." + string(s), Resource: "builds/" + b.ID, ProjectID: b.ProjectID, RequestID: r.Job.RequestID})
+		},
+		After: func(ctx context.Context) error { return h.publisher.hideSuperseded(ctx, v.FamilyID) },
+	}
+}
+
+// Failed keeps the reason on the build.
+func (h *buildHandler) Failed(ctx context.Context, j job.Job, s job.State, f *job.Failure) error {
+	b, err := h.Store.FindBuild(ctx, j.ResourceID())
+	if err != nil {
+		return err
+	}
+	b.State, b.Error, b.UpdatedAt = build.Failed, f.Detail, h.Now()
+	if s == job.Cancelled {
+		b.State = build.Cancelled
+	}
+	if err := h.Store.UpdateBuild(ctx, b); err != nil {
+		return err
+	}
+	return h.Store.Record(ctx, event.Event{Type: "build." + string(b.State), Resource: "builds/" + b.ID, ProjectID: b.ProjectID, RequestID: j.RequestID})
+}

@@ -1,0 +1,122 @@
+package worker
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/hex"
+	"hash"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/kiln-cloud/kiln/pkg/catalog"
+	"github.com/kiln-cloud/kiln/pkg/errs"
+)
+
+// imageCache keeps the last few images of Glance that this worker read or made, each verified against
+// Glance's own digest when it was fetched.
+type imageCache struct {
+	glance catalog.Glance
+	dir    string
+	keep   int
+}
+
+// get returns the path of the image's bytes; the file must only be read. It is fetched where it is missing.
+func (c *imageCache) get(ctx context.Context, g catalog.GlanceImage, progress func(done, total int64)) (string, error) {
+	if g.Status != "active" {
+		return "", errs.New(errs.Conflict, "kiln.image.not_active", "image %s is %s in Glance, not active", g.ID, g.Status)
+	}
+	path := c.path(g)
+	if info, err := os.Stat(path); err == nil && info.Size() == g.Size {
+		return path, nil
+	}
+	body, err := c.glance.Download(ctx, g.ID, 0)
+	if err != nil {
+		return "", err
+	}
+	defer body.Close() //nolint:errcheck // only read
+	tmp, err := os.CreateTemp(c.dir, ".part-*")
+	if err != nil {
+		return "", full(err)
+	}
+	defer os.Remove(tmp.Name()) //nolint:errcheck // renamed by then, or half-made
+	defer tmp.Close()           //nolint:errcheck // closed below where it matters
+	sum := newHash(g.HashAlgo)
+	n, err := io.Copy(io.MultiWriter(tmp, sum), &meter{r: body, total: g.Size, tell: progress})
+	if err != nil {
+		return "", full(err)
+	}
+	if got := hex.EncodeToString(sum.Sum(nil)); n != g.Size || g.HashValue != "" && got != g.HashValue {
+		return "", errs.New(errs.Unavailable, "kiln.image.digest", "image %s: %d bytes with %s %s were read, Glance says %d bytes with %s", g.ID, n, g.HashAlgo, got, g.Size, g.HashValue)
+	}
+	if err := tmp.Close(); err != nil {
+		return "", full(err)
+	}
+	c.trim()
+	return path, os.Rename(tmp.Name(), path)
+}
+
+// put remembers bytes that this worker made itself and uploaded.
+func (c *imageCache) put(g catalog.GlanceImage, path string) error {
+	target := c.path(g)
+	if err := os.Remove(target); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	c.trim()
+	return os.Link(path, target)
+}
+
+// path holds the digest, so bytes that are not those of the image are never found under its name.
+func (c *imageCache) path(g catalog.GlanceImage) string {
+	name := g.ID
+	if len(g.HashValue) >= 16 {
+		name += "-" + g.HashValue[:16]
+	}
+	return filepath.Join(c.dir, name)
+}
+
+// trim removes the oldest files beyond keep. A file that is open stays readable for its user.
+func (c *imageCache) trim() {
+	entries, err := os.ReadDir(c.dir)
+	if err != nil || len(entries) < c.keep {
+		return
+	}
+	slices.SortFunc(entries, func(a, b os.DirEntry) int { return modTime(b).Compare(modTime(a)) })
+	for _, e := range entries[c.keep-1:] {
+		os.Remove(filepath.Join(c.dir, e.Name())) //nolint:errcheck,gosec // the next trim tries again
+	}
+}
+
+func newHash(algo string) hash.Hash {
+	if algo == "sha256" {
+		return sha256.New()
+	}
+	return sha512.New()
+}
+
+// meter tells how many bytes went through.
+type meter struct {
+	r           io.Reader
+	done, total int64
+	tell        func(done, total int64)
+}
+
+func (m *meter) Read(p []byte) (int, error) {
+	n, err := m.r.Read(p)
+	m.done += int64(n)
+	if m.tell != nil {
+		m.tell(m.done, m.total)
+	}
+	return n, err
+}
+
+func modTime(e os.DirEntry) time.Time {
+	info, err := e.Info()
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
+}

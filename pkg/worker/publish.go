@@ -1,0 +1,222 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/kiln-cloud/kiln/pkg/catalog"
+	"github.com/kiln-cloud/kiln/pkg/disk"
+	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/event"
+	"github.com/kiln-cloud/kiln/pkg/job"
+	"github.com/kiln-cloud/kiln/pkg/listing"
+)
+
+// publisher turns an image file into a version: bytes to Glance, then one transaction that makes it known.
+// Until that transaction the Glance image is private and carries no version.
+type publisher struct {
+	Deps
+	images *imageCache
+}
+
+// publication is what becomes a version.
+type publication struct {
+	family     catalog.Family
+	parent     *catalog.Version
+	origin     string // "build" or "upgrade"
+	originID   string
+	input      string // input digest
+	format     string
+	visibility string
+	facts      *catalog.Facts
+	properties map[string]string
+}
+
+// leftover finds what an earlier attempt at the same build or upgrade uploaded: a whole image is used again,
+// a half one is removed.
+func (p *publisher) leftover(ctx context.Context, originID string) (*catalog.GlanceImage, error) {
+	found, err := p.Glance.Images(ctx, map[string]string{catalog.PropOriginID: originID})
+	if err != nil {
+		return nil, err
+	}
+	var whole *catalog.GlanceImage
+	for i, g := range found {
+		if g.Status == "active" && whole == nil {
+			whole = &found[i]
+			continue
+		}
+		if err := p.Glance.DeleteImage(ctx, g.ID); err != nil {
+			return nil, err
+		}
+	}
+	return whole, nil
+}
+
+// upload creates the image record and sends the file. A failure removes the record again; a kill leaves it to
+// leftover.
+func (p *publisher) upload(ctx context.Context, r *job.Run, path string, pub publication) (g catalog.GlanceImage, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return g, err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	info, err := f.Stat()
+	if err != nil {
+		return g, err
+	}
+	props := map[string]string{
+		catalog.PropFamily: string(pub.family.Name), catalog.PropOrigin: pub.origin, catalog.PropOriginID: pub.originID,
+		catalog.PropInputDigest: pub.input, catalog.PropJob: r.Job.ID,
+	}
+	if pub.facts != nil && pub.facts.OS.ID != "" {
+		props["os_distro"], props["os_version"], props["architecture"] = pub.facts.OS.ID, pub.facts.OS.VersionID, glanceArch(pub.facts.Architecture)
+	}
+	if pub.parent != nil {
+		props[catalog.PropParent] = pub.parent.ImageID
+	}
+	maps.Copy(props, pub.properties)
+	g, err = p.Glance.CreateImage(ctx, catalog.NewGlanceImage{
+		ID: uuid.NewString(), Name: string(pub.family.Name), DiskFormat: pub.format, ContainerFormat: "bare",
+		Owner: pub.family.ProjectID, Visibility: "private", MinDiskGiB: minDisk(pub.facts), Properties: props,
+	})
+	if err != nil {
+		return g, err
+	}
+	body := &meter{r: f, total: info.Size(), tell: func(done, total int64) { r.Progress("upload", done, total, "bytes") }}
+	if err := p.Glance.Upload(ctx, g.ID, io.Reader(body), info.Size()); err != nil {
+		// The upload may have failed because ctx ended: the record still has to go.
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+		defer cancel()
+		return g, errors.Join(err, p.Glance.DeleteImage(clean, g.ID))
+	}
+	if g, err = p.Glance.Image(ctx, g.ID); err != nil {
+		return g, err
+	}
+	if err := p.images.put(g, path); err != nil {
+		r.Warnf("the image is not kept on this worker: %v", err)
+	}
+	return g, nil
+}
+
+// finish names the version and returns what must be written with the job's end.
+func (p *publisher) finish(ctx context.Context, r *job.Run, g catalog.GlanceImage, pub publication) (catalog.Version, func(context.Context) error, error) {
+	versions, err := p.Store.ListVersions(ctx, listing.All().Where("family_id", pub.family.ID))
+	if err != nil {
+		return catalog.Version{}, nil, err
+	}
+	names := make([]string, len(versions))
+	for i, v := range versions {
+		names[i] = v.Name
+	}
+	v := catalog.Version{
+		ID: uuid.NewString(), ProjectID: pub.family.ProjectID, FamilyID: pub.family.ID, Family: pub.family.Name,
+		Name: catalog.NextVersionName(p.Now(), names), ImageID: g.ID, Origin: pub.origin, OriginID: pub.originID,
+		InputDigest: pub.input, State: catalog.Published, CreatedAt: p.Now(),
+	}
+	if pub.parent != nil {
+		v.ParentVersion = pub.parent.Name
+	}
+	patch := catalog.GlancePatch{Properties: map[string]string{catalog.PropVersion: v.Name}}
+	if pub.visibility != "" && pub.visibility != g.Visibility {
+		patch.Visibility = &pub.visibility
+	}
+	if _, err := p.Glance.PatchImage(ctx, g.ID, patch); err != nil {
+		return v, nil, err
+	}
+	return v, func(ctx context.Context) error { return p.record(ctx, r, g, v, pub) }, nil
+}
+
+// record makes the version known: it runs in the transaction that ends the job.
+func (p *publisher) record(ctx context.Context, r *job.Run, g catalog.GlanceImage, v catalog.Version, pub publication) error {
+	if err := p.Store.AddVersion(ctx, v); err != nil {
+		if errs.Is(err, errs.Conflict) {
+			// Another job of the family took the name in the meantime: the next attempt takes the next name.
+			return errs.Wrap(err, errs.Unavailable, "kiln.version.race", "another version of %s was published at the same moment", v.Family)
+		}
+		return err
+	}
+	versions, err := p.Store.ListVersions(ctx, listing.All().Where("family_id", v.FamilyID).Where("state", string(catalog.Published)))
+	if err != nil {
+		return err
+	}
+	for _, old := range versions {
+		if old.ID == v.ID {
+			continue
+		}
+		if err := p.Store.SetVersionState(ctx, old.ID, catalog.Published, catalog.Superseded); err != nil {
+			return err
+		}
+	}
+	if err := p.Store.SetChannel(ctx, v.FamilyID, catalog.Candidate, v.Name); err != nil {
+		return err
+	}
+	if err := p.Store.PutImage(ctx, imageRow(g, v.ProjectID, pub.facts, p.Now())); err != nil {
+		return err
+	}
+	return p.Store.Record(ctx, event.Event{
+		Type: "version.published", Resource: "families/" + string(v.Family) + "/versions/" + v.Name,
+		ProjectID: v.ProjectID, RequestID: r.Job.RequestID,
+	})
+}
+
+// hideSuperseded tells Glance which versions of the family are out of date. The newest is never hidden.
+// The engine's sweep does the same, so a crash before this call costs time only.
+func (p *publisher) hideSuperseded(ctx context.Context, familyID string) error {
+	versions, err := p.Store.ListVersions(ctx, listing.All().Where("family_id", familyID).Where("state", string(catalog.Superseded)))
+	if err != nil {
+		return err
+	}
+	hidden := true
+	for _, v := range versions {
+		_, perr := p.Glance.PatchImage(ctx, v.ImageID, catalog.GlancePatch{Hidden: &hidden})
+		if perr != nil && !errs.Is(perr, errs.NotFound) {
+			err = errors.Join(err, perr)
+		}
+	}
+	return err
+}
+
+func imageRow(g catalog.GlanceImage, projectID string, facts *catalog.Facts, now time.Time) catalog.Image {
+	row := catalog.Image{
+		ID: g.ID, ProjectID: projectID, Name: g.Name, State: catalog.Waiting, Size: g.Size, Facts: facts,
+		CreatedAt: g.CreatedAt, UpdatedAt: now,
+	}
+	if g.HashValue != "" {
+		row.Digest = g.HashAlgo + ":" + g.HashValue
+	}
+	if facts != nil {
+		row.State = catalog.Inspected
+	}
+	return row
+}
+
+func minDisk(f *catalog.Facts) int {
+	if f == nil {
+		return 0
+	}
+	return f.MinDiskGiB
+}
+
+// glanceArch is Glance's name for a Debian architecture (glance's architecture property).
+func glanceArch(arch string) string {
+	names := map[string]string{"amd64": "x86_64", "arm64": "aarch64", "i386": "i686", "ppc64el": "ppc64le"}
+	if name, ok := names[arch]; ok {
+		return name
+	}
+	return arch
+}
+
+// full turns "no space left" into an error that says so; the job may be tried again once there is room.
+func full(err error) error {
+	if errors.Is(err, syscall.ENOSPC) {
+		return errs.Wrap(err, errs.TooLarge, disk.CodeFull, "the worker's disk is full")
+	}
+	return err
+}

@@ -1,0 +1,106 @@
+// Package worker is the loop of kiln-worker: it runs the jobs that read and make disks. The rules are in the
+// domain; here each job's steps are put in order and its result is written.
+package worker
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/kiln-cloud/kiln/pkg/advisory"
+	"github.com/kiln-cloud/kiln/pkg/build"
+	"github.com/kiln-cloud/kiln/pkg/catalog"
+	"github.com/kiln-cloud/kiln/pkg/deb"
+	"github.com/kiln-cloud/kiln/pkg/disk"
+	"github.com/kiln-cloud/kiln/pkg/event"
+	"github.com/kiln-cloud/kiln/pkg/job"
+	"github.com/kiln-cloud/kiln/pkg/recipe"
+	"github.com/kiln-cloud/kiln/pkg/upgrade"
+)
+
+// Store is what the worker keeps things in.
+type Store interface {
+	job.Store
+	job.Transactor
+	event.Recorder
+	build.Store
+	catalog.Store
+	upgrade.Store
+	advisory.Store
+}
+
+// Checkout is a repository at one commit.
+type Checkout struct {
+	Commit string
+	Files  recipe.Files
+	Close  func() error
+}
+
+// Suites says which package repositories fixes come from, for an image of a release ("bookworm").
+type Suites interface {
+	For(codename string) []upgrade.Suite
+}
+
+// Indexes reads the signed index of one suite.
+type Indexes interface {
+	Fetch(ctx context.Context, s deb.Suite) (*deb.Index, error)
+}
+
+// Deps is all that a worker needs.
+type Deps struct {
+	Store    Store
+	Glance   catalog.Glance
+	Fetch    func(ctx context.Context, url, ref, dir string) (Checkout, error)
+	Builder  build.Builder
+	Upgrader upgrade.Upgrader
+	Inspect  func(ctx context.Context, path, format string) (*catalog.Facts, error)
+	Indexes  Indexes
+	Suites   Suites
+	WorkDir  string // half-made disks
+	CacheDir string // what may be fetched again
+	Now      func() time.Time
+	Log      logrus.FieldLogger
+}
+
+// New makes the folders, removes what a killed worker left, and returns the handlers of the worker queue.
+func New(d Deps) ([]job.Handler, error) {
+	if d.Now == nil {
+		d.Now = time.Now
+	}
+	for _, dir := range []string{d.WorkDir, filepath.Join(d.CacheDir, "images")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	swept, err := disk.Sweep(d.WorkDir)
+	if err != nil {
+		return nil, err
+	}
+	if swept > 0 {
+		d.Log.WithField("folders", swept).Info("removed what a killed worker left")
+	}
+	images := &imageCache{glance: d.Glance, dir: filepath.Join(d.CacheDir, "images"), keep: 8}
+	publisher := &publisher{Deps: d, images: images}
+	return []job.Handler{
+		&syncHandler{d}, &buildHandler{Deps: d, publisher: publisher},
+		&inspectHandler{Deps: d, images: images}, &advisoryHandler{d},
+		&upgradeHandler{Deps: d, publisher: publisher, images: images},
+	}, nil
+}
+
+// work runs f with a private folder that is gone afterwards, also after a kill -9 (the next start sweeps it).
+func (d Deps) work(f func(dir string) error) (err error) {
+	w, err := disk.NewWork(d.WorkDir)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := w.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	return f(w.Path)
+}
