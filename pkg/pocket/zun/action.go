@@ -252,6 +252,9 @@ func (s *Server) rebuildContainer(c *call) (answer, error) {
 	row.ImageDriver = cmp.Or(body.ImageDriver, query.Get("image_driver"), row.ImageDriver)
 	start := row.Status == running
 	row.Status = rebuilding
+	if row.Host != "" {
+		row.Task = "container_rebuilding"
+	}
 	a := s.begin(c, row, "rebuild")
 	s.later(row, func() {
 		if row.Status != rebuilding {

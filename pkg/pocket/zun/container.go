@@ -221,9 +221,11 @@ func (s *Server) run(row *container, a *action, step string, start bool) {
 	case row.DiskGB > 0 && !s.deps.DiskQuota:
 		err = fmt.Errorf("Your host does not support disk quota feature.") //nolint:revive,staticcheck // Zun's sentence
 	case row.Workdir != nil && !strings.HasPrefix(*row.Workdir, "/"):
+		s.connect(row)
 		err = fmt.Errorf("Docker internal error: 400 Client Error for http+docker://localhost/v1.41/containers/create?name=zun-%s: "+ //nolint:revive,staticcheck // Zun's
 			"Bad Request (\"the working directory '%s' is invalid, it needs to be an absolute path\").", row.ID, *row.Workdir)
 	default:
+		s.connect(row)
 		err = s.deps.Docker.Create(row.spec())
 	}
 	if err != nil {
@@ -257,6 +259,10 @@ func (s *Server) created(row *container) {
 	}
 	runc := "runc"
 	row.Runtime = &runc
+}
+
+// connect gives the container its port. It comes before Docker is asked, and stays when Docker refuses.
+func (s *Server) connect(row *container) {
 	if row.Address == "" {
 		s.address++
 		row.Address, row.Port = fmt.Sprintf("10.77.%d.%d", s.address/250%250, s.address%250+2), s.deps.NewID()
