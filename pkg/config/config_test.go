@@ -52,10 +52,6 @@ suites = a, b
 	if got := strings.Join(c.Upgrade.Suites, "+"); got != "a+b" {
 		t.Errorf("suites %s", got)
 	}
-	driver, dsn, err := c.Database.SQL()
-	if err != nil || driver != "mysql" || dsn != "root:p@ss%@tcp(127.0.0.1:3306)/kiln" {
-		t.Errorf("driver %s, dsn %s, error %v", driver, dsn, err)
-	}
 	address, ok, err := config.AMQP(c.Default.TransportURL)
 	if err != nil || !ok || !strings.HasPrefix(address, "amqp://stackrabbit:s%23cret") {
 		t.Errorf("address %s, ok %v, error %v", address, ok, err)

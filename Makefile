@@ -1,0 +1,64 @@
+# Kiln's targets. `make help` lists them.
+SHELL := /bin/bash
+GO ?= go
+BIN := bin
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -X github.com/kiln-cloud/kiln/pkg/version.Version=$(VERSION)
+# Ceph's headers decide whether the agent can speak to Ceph; go-ceph needs the tag of the series that Debian has.
+CEPH_TAGS := $(shell test -e /usr/include/rbd/librbd.h && echo ceph,pacific)
+PROGRAMS := kiln kiln-api kiln-engine kiln-worker kiln-agent kiln-manage
+LINT := .kiln/bin/golangci-lint
+LINT_VERSION := v2.15.0
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build all programs into bin/.
+	@mkdir -p $(BIN)
+	$(GO) build -tags '$(CEPH_TAGS)' -ldflags '$(LDFLAGS)' -o $(BIN)/ $(PROGRAMS:%=./cmd/%)
+
+.PHONY: demo
+demo: ## The main job on embedded parts, from nothing; keeps running until Ctrl-C.
+	@tools/deps demo
+	@$(MAKE) --no-print-directory build
+	$(BIN)/kiln demo
+
+.PHONY: demo-cloud
+demo-cloud: ## The same story with the separate programs against a real OpenStack.
+	@tools/deps test
+	@$(MAKE) --no-print-directory build
+	tools/demo-cloud
+
+.PHONY: cloud
+cloud: ## Bring up the real OpenStack that tests use.
+	@tools/deps cloud
+	tools/cloud up
+
+.PHONY: unit
+unit: ## Tests that need neither root nor services, in under 90 seconds.
+	$(GO) test -short ./...
+
+.PHONY: test
+test: ## Every test, with the real services, installing what it needs.
+	tools/run-tests
+
+.PHONY: lint
+lint: $(LINT) ## Check the code.
+	$(LINT) run ./...
+	shellcheck -x $$(git ls-files tools .ci | xargs grep -lE '^#!.*(bash|/sh)')
+
+$(LINT):
+	GOBIN=$(CURDIR)/.kiln/bin $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+
+.PHONY: generate
+generate: build ## Write the generated samples anew (configuration, policy).
+	$(BIN)/kiln-manage config sample > etc/kiln/kiln.conf.sample
+	$(BIN)/kiln-manage policy sample > etc/kiln/policy.yaml.sample
+
+.PHONY: clean
+clean: ## Remove what was built.
+	rm -rf $(BIN)
