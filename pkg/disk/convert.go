@@ -133,7 +133,7 @@ func readProgress(r io.Reader, total int64, progress func(done, total int64)) {
 
 // publish makes a finished temporary file appear under its name, on stable storage.
 func publish(tmp, to string) error {
-	if err := syncPath(tmp); err != nil {
+	if err := SyncFile(tmp); err != nil {
 		return fullOr(err, CodeConvert, "The converted image cannot be written to the disk.")
 	}
 	if err := os.Chmod(tmp, 0o644); err != nil { //nolint:gosec // images are read by the services beside Kiln
@@ -142,13 +142,14 @@ func publish(tmp, to string) error {
 	if err := os.Rename(tmp, to); err != nil {
 		return errs.Wrap(err, errs.Internal, CodeConvert, "The converted image cannot be published.")
 	}
-	if err := syncPath(filepath.Dir(to)); err != nil {
+	if err := SyncFile(filepath.Dir(to)); err != nil {
 		return errs.Wrap(err, errs.Internal, CodeConvert, "The converted image cannot be published.")
 	}
 	return nil
 }
 
-func syncPath(path string) error {
+// SyncFile brings a file or folder to stable storage.
+func SyncFile(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err

@@ -1,0 +1,318 @@
+package native_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/kiln-cloud/kiln/pkg/build"
+	"github.com/kiln-cloud/kiln/pkg/build/native"
+	"github.com/kiln-cloud/kiln/pkg/deb"
+	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
+	"github.com/kiln-cloud/kiln/pkg/disk"
+	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/recipe"
+)
+
+const web = `name: tls
+from:
+  release: bookworm
+packages: [openssl]
+disk:
+  size: 2GiB
+users:
+  - name: kiln
+    groups: [sudo]
+    ssh_keys: ["ssh-ed25519 AAAAC3Nz it's me"]
+files:
+  - path: /etc/systemd/system/report.service
+    content: |
+      [Unit]
+      Description=Say which openssl this is
+      [Service]
+      Type=oneshot
+      ExecStart=/usr/local/bin/report
+      StandardOutput=tty
+      TTYPath=/dev/ttyS0
+      [Install]
+      WantedBy=multi-user.target
+  - path: /usr/local/bin/report
+    source: bin/report
+    mode: "0755"
+  - path: /srv/owned
+    content: x
+    owner: kiln:kiln
+    mode: "4750"
+scripts:
+  - name: stamp
+    run: |
+      test -z "$http_proxy"
+      id kiln >/etc/stamp
+services:
+  enable: [report.service]
+`
+
+var files = fstest.MapFS{"bin/report": {Data: []byte("#!/bin/sh\necho KILN-REPORT $(openssl version)\n")}}
+
+func builder(t *testing.T) *native.Builder {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs root, a package mirror, mmdebstrap, crun and QEMU")
+	}
+	mirrors, err := deb.MachineMirrors()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache := os.Getenv("KILN_TEST_MIRROR_CACHE")
+	if cache == "" {
+		cache = t.TempDir()
+	}
+	proxy, err := mirror.New(mirror.Config{Upstreams: []string{mirrors.Main, mirrors.Security}, Dir: cache})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(proxy.Close)
+	b, err := native.New(native.Config{Mirrors: mirrors, Proxy: proxy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func parse(t *testing.T, text string) *recipe.Recipe {
+	t.Helper()
+	r, err := recipe.Parse("recipes/tls.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestBuildBoots(t *testing.T) {
+	b := builder(t)
+	dir := t.TempDir()
+	var log bytes.Buffer
+	seen := map[string]bool{}
+	start := time.Now()
+	res, err := b.Build(t.Context(), build.Request{Recipe: parse(t, web), Files: files, WorkDir: dir, Output: filepath.Join(dir, "out.qcow2"), Log: &log,
+		Progress: func(step string, _, _ int64, _ string) { seen[step] = true }})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, log.String())
+	}
+	t.Logf("built in %s: %+v", time.Since(start).Round(100*time.Millisecond), res)
+	if left, _ := os.ReadDir(dir); len(left) != 1 || !seen["bootstrap"] || !seen["convert"] || res.Downloaded == 0 {
+		t.Errorf("left %v, steps %v, downloaded %d", left, seen, res.Downloaded)
+	}
+	checkTree(t, res.Path)
+	serial := boot(t, res.Path, "login:")
+	for _, want := range []string{"KILN-REPORT OpenSSL 3.0", "login:"} {
+		if !strings.Contains(serial, want) {
+			t.Errorf("%q is not on the console:\n%s", want, serial)
+		}
+	}
+}
+
+// checkTree looks at the image's files without booting it.
+func checkTree(t *testing.T, path string) {
+	t.Helper()
+	dir := t.TempDir()
+	raw := filepath.Join(dir, "raw")
+	if err := disk.Convert(t.Context(), disk.Image{Path: path, Format: disk.Qcow2}, disk.Image{Path: raw, Format: disk.Raw}, nil); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts, err := disk.Partitions(f, st.Size())
+	if err != nil || len(parts) != 2 {
+		t.Fatal(parts, err)
+	}
+	p, err := disk.FindRoot(f, parts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := disk.OpenSession(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	m, err := s.MountRaw(t.Context(), raw, p.Start, p.Length, "ext4", "ro")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := m.HostPath()
+	read := func(name string) string {
+		raw, err := os.ReadFile(filepath.Join(at, name))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		return string(raw)
+	}
+	if id := read("etc/machine-id"); id != "" {
+		t.Errorf("machine id %q", id)
+	}
+	for _, want := range []struct{ file, text string }{
+		{"boot/grub/grub.cfg", "root=UUID="}, {"boot/grub/grub.cfg", "console=ttyS0"}, {"etc/stamp", "(sudo)"},
+		{"home/kiln/.ssh/authorized_keys", "ssh-ed25519 AAAAC3Nz it's me\n"}, {"etc/apt/sources.list.d/debian.sources", "bookworm-security"},
+		{"var/lib/dpkg/status", "Package: linux-image-cloud-amd64"},
+	} {
+		if got := read(want.file); !strings.Contains(got, want.text) {
+			t.Errorf("%s has no %q:\n%.2000s", want.file, want.text, got)
+		}
+	}
+	for _, gone := range []string{"usr/sbin/policy-rc.d", "etc/apt/sources.list", "var/lib/apt/lists/lock", "run/kiln-script", "etc/apt/apt.conf.d/00mmdebstrap"} {
+		if _, err := os.Lstat(filepath.Join(at, gone)); err == nil {
+			t.Errorf("%s stayed in the image", gone)
+		}
+	}
+	if info, err := os.Stat(filepath.Join(at, "srv/owned")); err != nil || info.Mode() != 0o750|os.ModeSetuid {
+		t.Errorf("srv/owned: %v %v", info, err)
+	}
+	if out, err := exec.CommandContext(t.Context(), "dpkg", "--root="+at, "--audit").CombinedOutput(); err != nil || len(out) != 0 {
+		t.Errorf("dpkg --audit: %v %s", err, out)
+	}
+	t.Logf("initramfs and kernel:\n%s", ls(t, filepath.Join(at, "boot")))
+}
+
+func ls(t *testing.T, dir string) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "ls", "-l", dir).Output()
+	if err != nil {
+		t.Error(err)
+	}
+	return string(out)
+}
+
+// boot starts the image in QEMU without KVM and gives what the serial console said until text came.
+func boot(t *testing.T, path, text string) string {
+	t.Helper()
+	ctx, stop := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer stop()
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "768", "-nographic", "-no-reboot", "-monitor", "none",
+		"-serial", "stdio", "-nic", "none", "-snapshot", "-drive", "if=virtio,format=qcow2,file="+path)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	if err := disk.StartTied(cmd); err != nil {
+		t.Fatal(err)
+	}
+	var serial bytes.Buffer
+	buf := make([]byte, 4096)
+	for !strings.Contains(serial.String(), text) {
+		n, err := out.Read(buf)
+		serial.Write(buf[:n])
+		if err != nil {
+			break
+		}
+	}
+	t.Logf("booted to %q in %s", text, time.Since(start).Round(100*time.Millisecond))
+	stop()
+	cmd.Wait() //nolint:errcheck // killed on purpose
+	return serial.String()
+}
+
+func TestFailuresNameThePlaceAndLeaveNothing(t *testing.T) {
+	b := builder(t)
+	for _, c := range []struct{ name, text, code, field string }{
+		{"no such package", "packages: [no-such-package-here]", native.CodePackages, "packages"},
+		{"failing script", "scripts:\n  - name: ok\n    run: \"true\"\n  - name: bad\n    run: echo the reason; exit 3", native.CodeScript, "scripts[1]"},
+	} {
+		dir := t.TempDir()
+		r := parse(t, "name: bad\nfrom: {release: bookworm}\n"+c.text+"\n")
+		_, err := b.Build(t.Context(), build.Request{Recipe: r, Files: files, WorkDir: dir, Output: filepath.Join(dir, "out.qcow2")})
+		var e *errs.Error
+		if !errors.As(err, &e) || e.Code != c.code || e.Where.Field != c.field {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if left, _ := os.ReadDir(dir); len(left) != 0 {
+			t.Errorf("%s: left %v", c.name, left)
+		}
+	}
+}
+
+func TestCancelledBuildLeavesNothing(t *testing.T) {
+	b := builder(t)
+	for _, at := range []string{"bootstrap", "configure", "packages"} {
+		dir := t.TempDir()
+		ctx, cancel := context.WithCancel(t.Context())
+		var once sync.Once
+		_, err := b.Build(ctx, build.Request{Recipe: parse(t, web), Files: files, WorkDir: dir, Output: filepath.Join(dir, "out.qcow2"),
+			Progress: func(step string, _, _ int64, _ string) {
+				if step == at {
+					once.Do(func() { time.AfterFunc(700*time.Millisecond, cancel) })
+				}
+			}})
+		if !errs.Is(err, errs.Cancelled) {
+			t.Errorf("cancelled in %s: %v", at, err)
+		}
+		if left, _ := os.ReadDir(dir); len(left) != 0 {
+			t.Errorf("cancelled in %s: left %v", at, left)
+		}
+		if loops, _ := exec.CommandContext(t.Context(), "losetup", "-l", "-n", "-O", "BACK-FILE").Output(); strings.Contains(string(loops), dir) {
+			t.Errorf("cancelled in %s: loop devices %s", at, loops)
+		}
+	}
+}
+
+type noMirror struct{}
+
+func (noMirror) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	http.Error(w, "none", http.StatusBadGateway)
+}
+func (noMirror) Stats() mirror.Stats { return mirror.Stats{} }
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func TestInputStateFollowsTheSignedIndex(t *testing.T) {
+	body, status := "one", http.StatusOK
+	b, err := native.New(native.Config{Mirrors: deb.Mirrors{Main: "http://mirror.example.org/debian"}, Proxy: noMirror{},
+		Client: &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+			if r.URL.String() != "http://mirror.example.org/debian/dists/bookworm/InRelease" {
+				t.Errorf("asked for %s", r.URL)
+			}
+			return &http.Response{StatusCode: status, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
+		})}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &recipe.Recipe{From: recipe.From{Release: "bookworm"}}
+	first, err := b.InputState(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := b.InputState(t.Context(), r); err != nil || again != first {
+		t.Errorf("equal index, other state: %q %q %v", first, again, err)
+	}
+	body = "two"
+	if other, err := b.InputState(t.Context(), r); err != nil || other == first {
+		t.Errorf("other index, equal state: %q %v", other, err)
+	}
+	status = http.StatusNotFound
+	if _, err := b.InputState(t.Context(), r); errs.KindOf(err) != errs.Invalid {
+		t.Errorf("no such release: %v", err)
+	}
+	status = http.StatusBadGateway
+	if _, err := b.InputState(t.Context(), r); errs.KindOf(err) != errs.Unavailable {
+		t.Errorf("mirror broken: %v", err)
+	}
+}
