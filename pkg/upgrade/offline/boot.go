@@ -1,0 +1,221 @@
+package offline
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/kiln-cloud/kiln/pkg/catalog/inspect"
+	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/sandbox"
+)
+
+// upgradeScript diverts update-initramfs and update-grub for the time of the upgrade: packages call
+// each several times, and only the last call counts. A diversion and not a bind mount, because dpkg
+// must be able to replace the real files. They come back whatever happens to apt.
+const upgradeScript = `#!/bin/sh
+set -u
+put() {
+	[ -f "/usr/sbin/$1" ] && [ ! -L "/usr/sbin/$1" ] || return 0
+	dpkg-divert --quiet --local --rename --divert "/usr/sbin/$1.kiln" --add "/usr/sbin/$1" || exit 1
+	cp "/run/kiln/$1" "/usr/sbin/$1" && chmod 755 "/usr/sbin/$1" || exit 1
+	diverted="$diverted $1"
+}
+diverted=
+put update-initramfs
+put update-grub
+"$@"
+code=$?
+for name in $diverted; do
+	rm -f "/usr/sbin/$name"
+	dpkg-divert --quiet --local --rename --divert "/usr/sbin/$name.kiln" --remove "/usr/sbin/$name" || code=1
+done
+exit $code
+`
+
+// initramfsStub notes what was asked for. Deleting is done at once: it is quick, and its order counts.
+const initramfsStub = `#!/bin/sh
+case " $* " in
+*" -d "*) exec /usr/sbin/update-initramfs.kiln "$@" ;;
+esac
+printf '%s\n' "$*" >>/run/kiln/deferred/initramfs
+`
+
+const grubStub = `#!/bin/sh
+printf '%s\n' "$*" >>/run/kiln/deferred/grub
+`
+
+// finishScript does once what was put off. -u needs an initrd that is there, -c one that is not.
+const finishScript = `#!/bin/sh
+set -e
+for version in "$@"; do
+	if [ -e "/boot/initrd.img-$version" ]; then
+		update-initramfs -u -k "$version"
+	else
+		update-initramfs -c -k "$version"
+	fi
+done
+`
+
+// upgradePackages runs apt's dist-upgrade: plain upgrade would hold kernels back.
+func (r *run) upgradePackages(ctx context.Context, _ *os.Root) error {
+	for name, text := range map[string]string{
+		"upgrade": upgradeScript, "update-initramfs": initramfsStub, "update-grub": grubStub, "finish": finishScript,
+	} {
+		if err := os.WriteFile(filepath.Join(r.control(), name), []byte(text), 0o755); err != nil { //nolint:gosec // run in the image
+			return errs.Wrap(err, errs.Internal, CodeRequest, "the work folder cannot be filled")
+		}
+	}
+	var output tailBuffer
+	counter := &aptProgress{total: int64(len(r.plan.uris)), report: r.progress}
+	args := append([]string{"/bin/sh", controlInside + "/upgrade"}, aptGet("dist-upgrade")...)
+	err := r.inImage(ctx, io.MultiWriter(r.log, &output, counter), sandbox.Spec{Args: args, Proxy: r.cfg.Proxy})
+	return aptError(err, output.String())
+}
+
+// finishBoot builds the initial RAM disks that packages asked for, and the boot menu, once each.
+func (r *run) finishBoot(ctx context.Context, root *os.Root) error {
+	kernels, initrds, err := bootFiles(root)
+	if err != nil {
+		return err
+	}
+	asked, err := r.deferred("initramfs")
+	if err != nil {
+		return err
+	}
+	versions := wanted(asked, kernels, initrds)
+	if len(versions) > 0 {
+		args := append([]string{"/bin/sh", controlInside + "/finish"}, versions...)
+		if err := r.tool(ctx, nil, args...); err != nil {
+			return err
+		}
+	}
+	menu, err := r.deferred("grub")
+	if err != nil {
+		return err
+	}
+	// Kernel packages leave the menu alone inside a container, which a sandbox looks like to them.
+	changed := len(menu) > 0 || len(versions) > 0 || !slices.Equal(kernels, r.facts.Kernels)
+	if !changed || r.facts.BootLoader != "grub" || !exists(root, "usr/sbin/update-grub") {
+		return nil
+	}
+	return r.tool(ctx, &sandbox.RootDisk{UUID: r.facts.RootUUID}, "/usr/sbin/update-grub")
+}
+
+// tool runs a program of the image without any network.
+func (r *run) tool(ctx context.Context, rootDisk *sandbox.RootDisk, args ...string) error {
+	var output tailBuffer
+	err := r.inImage(ctx, io.MultiWriter(r.log, &output), sandbox.Spec{Args: args, RootDisk: rootDisk})
+	return aptError(err, output.String())
+}
+
+var kernelVersion = regexp.MustCompile(`^[0-9][A-Za-z0-9.+~_-]{0,99}$`)
+
+// wanted gives the kernels whose initial RAM disk must be built: those that were asked for by name,
+// the newest one where none was named, and each that has none.
+func wanted(asked, kernels, initrds []string) []string {
+	var versions []string
+	add := func(v string) {
+		if slices.Contains(kernels, v) && kernelVersion.MatchString(v) && !slices.Contains(versions, v) {
+			versions = append(versions, v)
+		}
+	}
+	for _, line := range asked {
+		words := strings.Fields(line)
+		at := slices.Index(words, "-k")
+		switch {
+		case at >= 0 && at+1 < len(words) && words[at+1] == "all":
+			for _, v := range kernels {
+				add(v)
+			}
+		case at >= 0 && at+1 < len(words):
+			add(words[at+1])
+		case len(kernels) > 0:
+			add(kernels[len(kernels)-1])
+		}
+	}
+	if len(asked) > 0 || len(initrds) > 0 {
+		for _, v := range kernels {
+			if !slices.Contains(initrds, v) {
+				add(v)
+			}
+		}
+	}
+	return versions
+}
+
+// deferred reads what a stub noted. The folder is writable in the image, so it is read like the image.
+func (r *run) deferred(name string) ([]string, error) {
+	root, err := os.OpenRoot(r.control())
+	if err != nil {
+		return nil, errs.Wrap(err, errs.Internal, CodeRequest, "the work folder cannot be read")
+	}
+	defer func() { _ = root.Close() }()
+	text, err := readFile(root, "deferred/"+name, 1<<20)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(strings.Split(string(text), "\n"), func(s string) bool { return strings.TrimSpace(s) == "" }), nil
+}
+
+// bootFiles names the versions of the kernels and initial RAM disks in /boot, newest last.
+func bootFiles(root *os.Root) (kernels, initrds []string, err error) {
+	names, err := fs.ReadDir(root.FS(), "boot")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, errs.Wrap(err, errs.Invalid, CodeGate, "/boot of the image cannot be read")
+	}
+	for _, e := range names {
+		if v, ok := strings.CutPrefix(e.Name(), "vmlinuz-"); ok {
+			kernels = append(kernels, v)
+		}
+		if v, ok := strings.CutPrefix(e.Name(), "initrd.img-"); ok {
+			initrds = append(initrds, v)
+		}
+	}
+	inspect.SortVersions(kernels)
+	inspect.SortVersions(initrds)
+	return kernels, initrds, nil
+}
+
+func exists(root *os.Root, name string) bool {
+	_, err := root.Stat(name)
+	return err == nil
+}
+
+// aptProgress counts the lines by which apt and dpkg tell that a package was fetched, unpacked and
+// configured: three a package.
+type aptProgress struct {
+	total  int64
+	done   int64
+	rest   string
+	report func(step string, done, total int64, unit string)
+}
+
+func (a *aptProgress) Write(p []byte) (int, error) {
+	text := a.rest + string(p)
+	for {
+		line, rest, ok := strings.Cut(text, "\n")
+		if !ok {
+			break
+		}
+		text = rest
+		if strings.HasPrefix(line, "Get:") || strings.HasPrefix(line, "Unpacking ") || strings.HasPrefix(line, "Setting up ") {
+			a.done++
+			a.report("packages", min(a.done, 3*a.total)/3, a.total, "packages")
+		}
+	}
+	a.rest = text[max(0, len(text)-4096):]
+	return len(p), nil
+}

@@ -1,0 +1,175 @@
+package offline
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/kiln-cloud/kiln/pkg/deb"
+	"github.com/kiln-cloud/kiln/pkg/disk"
+	"github.com/kiln-cloud/kiln/pkg/upgrade"
+)
+
+const (
+	maxStatus    = 64 << 20
+	maxChangelog = 64 << 20 // unpacked
+)
+
+func readStatus(root *os.Root) ([]deb.Package, error) {
+	text, err := readFile(root, "var/lib/dpkg/status", maxStatus)
+	if err != nil {
+		return nil, unreadable(err, "var/lib/dpkg/status")
+	}
+	all, err := deb.ParseStatus(bytes.NewReader(text))
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(p deb.Package) bool { return !p.Installed() }), nil
+}
+
+// findChanges compares dpkg's status with that before, and reads from the changelogs which CVEs the
+// new versions close.
+func (r *run) findChanges(ctx context.Context, root *os.Root) error {
+	after, err := readStatus(root)
+	if err != nil {
+		return err
+	}
+	old, sources := map[string]deb.Package{}, map[string]string{}
+	for _, p := range r.before {
+		old[p.Name+":"+p.Architecture] = p
+		if c, err := deb.Compare(p.SourceVersion, sources[p.Source]); err != nil || c > 0 {
+			sources[p.Source] = p.SourceVersion
+		}
+	}
+	all := map[string]bool{}
+	known := map[string][]string{} // CVEs by source and versions: packages of one source share their changelog
+	for _, p := range after {
+		key := p.Name + ":" + p.Architecture
+		was, had := old[key]
+		delete(old, key)
+		if had && was.Version == p.Version {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		// A new kernel package is new by name only: its source was there before.
+		from := sources[p.Source]
+		if had {
+			from = was.SourceVersion
+		}
+		id := p.Source + " " + from + " " + p.SourceVersion
+		if _, ok := known[id]; !ok || len(known[id]) == 0 {
+			known[id] = r.cves(ctx, root, p, from)
+		}
+		for _, cve := range known[id] {
+			all[cve] = true
+		}
+		r.report.Packages = append(r.report.Packages, upgrade.PackageChange{Name: p.Name, From: was.Version, To: p.Version, Source: p.Source, CVEs: known[id]})
+	}
+	for _, p := range old {
+		r.report.Packages = append(r.report.Packages, upgrade.PackageChange{Name: p.Name, From: p.Version, Source: p.Source, CVEs: []string{}})
+	}
+	slices.SortFunc(r.report.Packages, func(a, b upgrade.PackageChange) int { return strings.Compare(a.Name, b.Name) })
+	r.report.CVEs = sortCVEs(all)
+	return nil
+}
+
+// sortCVEs sorts by year and number.
+func sortCVEs(ids map[string]bool) []string {
+	var text strings.Builder
+	for id := range ids {
+		text.WriteString(id + "\n")
+	}
+	return deb.CVEs([]deb.Entry{{Text: text.String()}})
+}
+
+// cves gives the CVEs that a package's changelog names since a version; none where no changelog can
+// be read, because a missing text must not fail an upgrade that is otherwise good.
+func (r *run) cves(ctx context.Context, root *os.Root, p deb.Package, from string) []string {
+	entries := r.changelog(ctx, root, p)
+	return deb.CVEs(deb.Since(entries, from))
+}
+
+// changelog reads the one in the image, else (images may leave out documentation) the one in the
+// package file that the proxy has kept.
+func (r *run) changelog(ctx context.Context, root *os.Root, p deb.Package) []deb.Entry {
+	for _, name := range []string{"changelog.Debian.gz", "changelog.gz", "changelog.Debian.amd64.gz"} {
+		packed, err := readFile(root, "usr/share/doc/"+p.Name+"/"+name, maxChangelog)
+		if err != nil {
+			continue
+		}
+		if entries := unpackChangelog(bytes.NewReader(packed)); entries != nil {
+			return entries
+		}
+	}
+	entries, err := r.packagedChangelog(ctx, p)
+	if err != nil {
+		r.cfg.Log.WithError(err).Infof("no changelog of %s %s", p.Name, p.Version)
+	}
+	return entries
+}
+
+func unpackChangelog(r io.Reader) []deb.Entry {
+	z, err := gzip.NewReader(r)
+	if err != nil {
+		return nil
+	}
+	entries, err := deb.ParseChangelog(io.LimitReader(z, maxChangelog))
+	if err != nil {
+		return nil
+	}
+	return entries
+}
+
+// packagedChangelog finds the changelog in a .deb. dpkg-deb unpacks it, without dpkg's database.
+func (r *run) packagedChangelog(ctx context.Context, p deb.Package) ([]deb.Entry, error) {
+	address, ok := r.plan.uris[p.Name+"_"+strings.ReplaceAll(p.Version, ":", "%3a")+"_"+p.Architecture+".deb"]
+	if !ok {
+		return nil, errors.New("its package file was not fetched")
+	}
+	file, err := r.cfg.Proxy.Open(address)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }()
+	ctx, stop := context.WithTimeout(ctx, 5*time.Minute)
+	defer stop()
+	cmd := exec.CommandContext(ctx, "dpkg-deb", "--fsys-tarfile", "/dev/stdin")
+	cmd.Stdin = file
+	cmd.WaitDelay = 5 * time.Second
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := disk.StartTied(cmd); err != nil {
+		return nil, err
+	}
+	entries, err := findChangelog(tar.NewReader(out), p.Name)
+	stop() // the rest of the package is not needed
+	_ = cmd.Wait()
+	return entries, err
+}
+
+func findChangelog(t *tar.Reader, name string) ([]deb.Entry, error) {
+	for {
+		h, err := t.Next()
+		if err != nil {
+			return nil, err
+		}
+		base := strings.TrimPrefix(h.Name, "./usr/share/doc/"+name+"/changelog.")
+		if base == "Debian.gz" || base == "gz" {
+			if entries := unpackChangelog(t); entries != nil {
+				return entries, nil
+			}
+		}
+	}
+}

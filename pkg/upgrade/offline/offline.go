@@ -1,0 +1,247 @@
+// Package offline upgrades the packages of an image without booting it: on a copy, in a sandbox whose
+// only network is a package mirror, and it hands out the result only after checks that a broken
+// image does not pass.
+package offline
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/kiln-cloud/kiln/pkg/build"
+	"github.com/kiln-cloud/kiln/pkg/catalog"
+	"github.com/kiln-cloud/kiln/pkg/catalog/inspect"
+	"github.com/kiln-cloud/kiln/pkg/deb"
+	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
+	"github.com/kiln-cloud/kiln/pkg/disk"
+	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/sandbox"
+	"github.com/kiln-cloud/kiln/pkg/upgrade"
+)
+
+// Codes of the errors that Upgrade gives beside those of pkg/disk, pkg/sandbox and inspect.
+const (
+	CodeRequest  = "kiln.upgrade.request"   // the request cannot work
+	CodeLayout   = "kiln.upgrade.layout"    // a disk layout that cannot be upgraded offline yet
+	CodeDiskFull = "kiln.upgrade.disk_full" // the image's file system is too small for the new packages
+	CodeMirror   = "kiln.upgrade.mirror"    // packages could not be fetched
+	CodePackages = "kiln.upgrade.packages"  // apt or dpkg failed inside the image
+	CodeGate     = "kiln.upgrade.gate"      // the upgraded image failed a check
+)
+
+// Config says with what upgrades are made. Proxy is needed; it must serve the mirrors of the requests.
+type Config struct {
+	Proxy   *mirror.Proxy
+	Keyring string        // trusted for all suites; default deb.DefaultKeyring
+	Timeout time.Duration // of each command in the image; default 1 hour
+	Log     logrus.FieldLogger
+}
+
+// Executor makes upgrades. It implements upgrade.Upgrader; its methods may run at the same time.
+type Executor struct{ cfg Config }
+
+var _ upgrade.Upgrader = (*Executor)(nil)
+
+// New fills in the defaults.
+func New(cfg Config) *Executor {
+	if cfg.Keyring == "" {
+		cfg.Keyring = deb.DefaultKeyring
+	}
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = time.Hour
+	}
+	if cfg.Log == nil {
+		quiet := logrus.New()
+		quiet.SetOutput(io.Discard)
+		cfg.Log = quiet
+	}
+	return &Executor{cfg: cfg}
+}
+
+// run is one upgrade on its way.
+type run struct {
+	cfg    Config
+	req    upgrade.Request
+	log    io.Writer
+	report upgrade.Report
+	facts  *catalog.Facts
+
+	work    *disk.Work
+	raw     string // the copy that is worked on
+	root    disk.Partition
+	session *disk.Session
+	mount   *disk.Mount
+	before  []deb.Package
+	plan    plan
+}
+
+// Upgrade makes a new image with all packages that the suites of the request offer, or reports that
+// there are none. The original is only read. Whatever goes wrong, nothing stays mounted and there is
+// no output file; after a kill -9 the work folder alone is left, for disk.Sweep.
+func (e *Executor) Upgrade(ctx context.Context, req upgrade.Request) (upgrade.Report, error) {
+	r := &run{cfg: e.cfg, req: req, log: req.Log}
+	if r.log == nil {
+		r.log = io.Discard
+	}
+	if err := checkRequest(req); err != nil {
+		return upgrade.Report{}, err
+	}
+	served := e.cfg.Proxy.Stats().BytesUpstream
+	err := r.all(ctx)
+	r.report.Downloaded = e.cfg.Proxy.Stats().BytesUpstream - served
+	if err != nil {
+		return upgrade.Report{Steps: r.report.Steps, Downloaded: r.report.Downloaded}, err
+	}
+	return r.report, nil
+}
+
+func (r *run) all(ctx context.Context) (err error) {
+	if err := r.step(ctx, "inspect", r.inspect); err != nil {
+		return err
+	}
+	if r.work, err = disk.NewWork(r.req.WorkDir); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.work.Close()) }()
+	r.raw = filepath.Join(r.work.Path, "disk.raw")
+	if err := r.step(ctx, "copy", r.copyOriginal); err != nil {
+		return err
+	}
+	if err := r.mounted(ctx); err != nil || r.report.Unchanged {
+		return err
+	}
+	if err := r.step(ctx, "check file system", r.checkFileSystem); err != nil {
+		return err
+	}
+	return r.step(ctx, "write", r.writeResult)
+}
+
+// mounted does what needs the image's file system. It is unmounted when this returns.
+func (r *run) mounted(ctx context.Context) (err error) {
+	if r.session, err = disk.OpenSession(ctx, r.work.Path); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.session.Close()) }()
+	// No barriers: what counts is on the disk after the unmount, or the copy is thrown away.
+	const options = "noatime,nobarrier"
+	if r.mount, err = r.session.MountRaw(ctx, r.raw, r.root.Start, r.root.Length, r.facts.FileSystem, options); err != nil {
+		return err
+	}
+	root, err := r.mount.Root()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	if r.before, err = readStatus(root); err != nil {
+		return err
+	}
+	if err := r.step(ctx, "lists", func(ctx context.Context) error { return r.fetchLists(ctx, root) }); err != nil {
+		return err
+	}
+	if err := r.step(ctx, "plan", func(ctx context.Context) error { return r.makePlan(ctx, root) }); err != nil || r.report.Unchanged {
+		return err
+	}
+	return r.change(ctx, root)
+}
+
+// change upgrades the packages and puts back what must not change.
+func (r *run) change(ctx context.Context, root *os.Root) error {
+	kept, err := keepIdentity(root)
+	if err != nil {
+		return err
+	}
+	if err := r.step(ctx, "packages", func(ctx context.Context) error { return r.upgradePackages(ctx, root) }); err != nil {
+		return err
+	}
+	if err := r.step(ctx, "boot", func(ctx context.Context) error { return r.finishBoot(ctx, root) }); err != nil {
+		return err
+	}
+	if err := kept.restore(root); err != nil {
+		return err
+	}
+	if err := r.step(ctx, "check packages", func(ctx context.Context) error { return r.gate(ctx, root) }); err != nil {
+		return err
+	}
+	if err := r.step(ctx, "changes", func(ctx context.Context) error { return r.findChanges(ctx, root) }); err != nil {
+		return err
+	}
+	return r.step(ctx, "trim", func(context.Context) error { return trim(root) })
+}
+
+// step runs one part, and keeps how long it took.
+func (r *run) step(ctx context.Context, name string, f func(context.Context) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	r.progress(name, 0, 0, "")
+	begin := time.Now()
+	err := f(ctx)
+	r.report.Steps = append(r.report.Steps, build.Step{Name: name, Seconds: time.Since(begin).Seconds()})
+	return err
+}
+
+func (r *run) progress(step string, done, total int64, unit string) {
+	if r.req.Progress != nil {
+		r.req.Progress(step, done, total, unit)
+	}
+}
+
+// inspect reads the original and refuses what cannot be upgraded, before anything is copied.
+func (r *run) inspect(ctx context.Context) error {
+	f, err := os.Open(r.req.Original)
+	if err != nil {
+		return errs.Wrap(err, errs.NotFound, CodeRequest, "the original image cannot be opened")
+	}
+	defer func() { _ = f.Close() }()
+	st, err := f.Stat()
+	if err != nil {
+		return errs.Wrap(err, errs.Internal, CodeRequest, "the original image cannot be read")
+	}
+	if r.facts, err = inspect.Read(ctx, f, st.Size(), r.req.OriginalFormat); err != nil {
+		return err
+	}
+	if len(r.facts.Packages) == 0 {
+		return errs.New(errs.Invalid, CodeLayout, "%s has no dpkg database: only Debian and its relatives can be upgraded", r.facts.OS.PrettyName)
+	}
+	return nil
+}
+
+func (r *run) copyOriginal(ctx context.Context) error {
+	err := disk.Convert(ctx, disk.Image{Path: r.req.Original, Format: r.req.OriginalFormat}, disk.Image{Path: r.raw, Format: disk.Raw},
+		func(done, total int64) { r.progress("copy", done, total, "bytes") })
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(r.raw)
+	if err != nil {
+		return errs.Wrap(err, errs.Internal, CodeRequest, "the copy cannot be opened")
+	}
+	defer func() { _ = f.Close() }()
+	parts, err := disk.Partitions(f, r.facts.VirtualSize)
+	if err != nil {
+		return err
+	}
+	r.root, err = disk.FindRoot(f, parts)
+	return err
+}
+
+func (r *run) writeResult(ctx context.Context) error {
+	return disk.Convert(ctx, disk.Image{Path: r.raw, Format: disk.Raw}, disk.Image{Path: r.req.Output, Format: r.req.OutputFormat},
+		func(done, total int64) { r.progress("write", done, total, "bytes") })
+}
+
+// inImage runs a command inside the image.
+func (r *run) inImage(ctx context.Context, out io.Writer, spec sandbox.Spec) error {
+	spec.Session, spec.Rootfs = r.session, r.mount.Path()
+	spec.Stdout = out
+	spec.NoSync = true
+	spec.Limits.Time = r.cfg.Timeout
+	spec.Binds = append(spec.Binds, sandbox.Bind{Source: r.control(), Target: controlInside})
+	spec.Env = append(spec.Env, "NEEDRESTART_SUSPEND=1", "APT_LISTCHANGES_FRONTEND=none", "UCF_FORCE_CONFFOLD=1", "DEBIAN_PRIORITY=critical")
+	return sandbox.Run(ctx, spec)
+}

@@ -1,0 +1,232 @@
+package offline_test
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/kiln-cloud/kiln/pkg/catalog"
+	"github.com/kiln-cloud/kiln/pkg/catalog/inspect"
+	"github.com/kiln-cloud/kiln/pkg/catalog/inspect/ext4"
+	"github.com/kiln-cloud/kiln/pkg/disk"
+	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/upgrade"
+	"github.com/kiln-cloud/kiln/pkg/upgrade/offline"
+)
+
+func TestUpgrade(t *testing.T) {
+	original := debian(t)
+	before := sumOf(t, original)
+	work := t.TempDir()
+	output := filepath.Join(t.TempDir(), "new.qcow2")
+	var log bytes.Buffer
+	var steps []string
+	mirrorProxy := proxy(t)
+	x := offline.New(offline.Config{Proxy: mirrorProxy, Log: logrus.New()})
+	req := upgrade.Request{
+		Original: original, OriginalFormat: "raw", Suites: suites(t), WorkDir: work, Output: output, OutputFormat: "qcow2", Log: &log,
+		Progress: func(step string, _, _ int64, _ string) {
+			if !slices.Contains(steps, step) {
+				steps = append(steps, step)
+			}
+		},
+	}
+	report, err := x.Upgrade(t.Context(), req)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, log.Bytes()[max(0, log.Len()-6000):])
+	}
+	for _, s := range report.Steps {
+		t.Logf("%-20s %6.2f s", s.Name, s.Seconds)
+	}
+	t.Logf("%d packages, %d CVEs, kernel %s to %s, %d bytes, held %v", len(report.Packages), len(report.CVEs), report.KernelFrom, report.KernelTo, report.Downloaded, report.Held)
+	if sumOf(t, original) != before {
+		t.Error("the original was changed")
+	}
+	if l := left(t, work); len(l) > 0 {
+		t.Errorf("left behind: %v", l)
+	}
+	if len(steps) < 8 || report.Unchanged {
+		t.Errorf("steps %v, unchanged %v", steps, report.Unchanged)
+	}
+	checkReport(t, report)
+	checkOneBootRun(t, log.String(), report)
+	raw := filepath.Join(t.TempDir(), "new.raw")
+	if err := disk.Convert(t.Context(), disk.Image{Path: output, Format: "qcow2"}, disk.Image{Path: raw, Format: "raw"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	checkImage(t, original, raw, report)
+
+	t.Run("nothing is pending in the result", func(t *testing.T) {
+		again := req
+		again.Original, again.OriginalFormat, again.Output = output, "qcow2", filepath.Join(t.TempDir(), "none.raw")
+		again.OutputFormat = "raw"
+		report, err := x.Upgrade(t.Context(), again)
+		if err != nil || !report.Unchanged || len(report.Packages) > 0 {
+			t.Errorf("%+v %v", report, err)
+		}
+		if _, err := os.Stat(again.Output); err == nil {
+			t.Error("an output file without a change")
+		}
+		if l := left(t, work); len(l) > 0 {
+			t.Errorf("left behind: %v", l)
+		}
+	})
+}
+
+func checkReport(t *testing.T, report upgrade.Report) {
+	t.Helper()
+	if len(report.Packages) < 5 || len(report.CVEs) < 5 {
+		t.Errorf("%d packages, %d CVEs", len(report.Packages), len(report.CVEs))
+	}
+	for _, p := range report.Packages {
+		if p.To == "" || p.Source == "" {
+			t.Errorf("%+v", p)
+		}
+		if p.Name == "openssl" && (len(p.CVEs) == 0 || p.From == "") {
+			t.Errorf("openssl closes no CVE: %+v", p)
+		}
+	}
+}
+
+// checkOneBootRun: packages asked several times, the work was done once.
+func checkOneBootRun(t *testing.T, log string, report upgrade.Report) {
+	t.Helper()
+	if n := strings.Count(log, "update-initramfs: Generating"); n != 1 {
+		t.Errorf("initial RAM disks were built %d times", n)
+	}
+	if report.KernelFrom != report.KernelTo && strings.Count(log, "Generating grub configuration file") != 1 {
+		t.Error("the boot menu was not made once")
+	}
+}
+
+// checkImage compares the new disk with the old one, from outside.
+func checkImage(t *testing.T, original, upgraded string, report upgrade.Report) {
+	t.Helper()
+	oldFacts, oldFS := open(t, original)
+	facts, fsys := open(t, upgraded)
+	for _, p := range report.Packages {
+		if i := slices.IndexFunc(facts.Packages, func(o catalog.Package) bool { return o.Name == p.Name && o.Version == p.To }); i < 0 {
+			t.Errorf("%s %s is not in the new image", p.Name, p.To)
+		}
+	}
+	if facts.RootUUID != oldFacts.RootUUID || facts.VirtualSize != oldFacts.VirtualSize || facts.MachineID != oldFacts.MachineID {
+		t.Errorf("%s %d %s", facts.RootUUID, facts.VirtualSize, facts.MachineID)
+	}
+	if !slices.Contains(facts.Initrds, report.KernelTo) {
+		t.Errorf("no initrd for %s in %v", report.KernelTo, facts.Initrds)
+	}
+	for _, name := range []string{"/etc/apt/sources.list", "/etc/ssh/sshd_config", "/etc/machine-id"} {
+		a, errA := oldFS.ReadFile(name, 1<<20)
+		b, errB := fsys.ReadFile(name, 1<<20)
+		if errA != nil || errB != nil || !bytes.Equal(a, b) {
+			t.Errorf("%s changed: %q %v", name, b, errors2(errA, errB))
+		}
+	}
+	for dir, bad := range map[string]string{"/etc/ssh": "ssh_host_", "/usr/sbin": ".kiln", "/usr/sbin/": "policy-rc.d", "/run": "", "/etc": "hostname", "/var/cache/apt/archives": ".deb"} {
+		names, err := fsys.ReadDir(dir)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, n := range names {
+			if strings.Contains(n, bad) && !(dir == "/run" && containsName(oldFS, dir, n)) {
+				t.Errorf("%s/%s is in the new image", dir, n)
+			}
+		}
+	}
+	if lists, _ := fsys.ReadDir("/var/lib/apt/lists"); !slices.Equal(lists, mustDir(t, oldFS, "/var/lib/apt/lists")) {
+		t.Errorf("apt's lists changed: %v", lists)
+	}
+	if report.KernelFrom != report.KernelTo {
+		menu, err := fsys.ReadFile("/boot/grub/grub.cfg", 1<<20)
+		if err != nil || !strings.Contains(string(menu), "vmlinuz-"+report.KernelTo) || !strings.Contains(string(menu), "root=UUID="+rootUUID) || strings.Contains(string(menu), "root=/dev") {
+			t.Errorf("the boot menu: %v\n%.2000s", err, menu)
+		}
+	}
+	data, err := os.ReadFile(upgraded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(data, []byte(deleted)) {
+		t.Error("deleted bytes travelled into the new image")
+	}
+}
+
+func errors2(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+func containsName(fsys *ext4.FS, dir, name string) bool {
+	names, err := fsys.ReadDir(dir)
+	return err == nil && slices.Contains(names, name)
+}
+
+func mustDir(t *testing.T, fsys *ext4.FS, dir string) []string {
+	t.Helper()
+	names, err := fsys.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+func open(t *testing.T, raw string) (*catalog.Facts, *ext4.FS) {
+	t.Helper()
+	f, err := os.Open(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	st, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	facts, err := inspect.Read(t.Context(), f, st.Size(), "raw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fsys, err := ext4.Open(section{f}, partLength)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return facts, fsys
+}
+
+type section struct{ f *os.File }
+
+func (s section) ReadAt(p []byte, off int64) (int, error) { return s.f.ReadAt(p, off+partStart) }
+
+func TestCancelLeavesNothing(t *testing.T) {
+	original := debian(t)
+	work, out := t.TempDir(), filepath.Join(t.TempDir(), "new")
+	for _, at := range []string{"copy", "lists", "packages", "boot", "write"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		x := offline.New(offline.Config{Proxy: proxy(t)})
+		_, err := x.Upgrade(ctx, upgrade.Request{
+			Original: original, OriginalFormat: "raw", Suites: suites(t), WorkDir: work, Output: out, OutputFormat: "qcow2",
+			Progress: func(step string, _, _ int64, _ string) {
+				if step == at {
+					cancel()
+				}
+			},
+		})
+		cancel()
+		if !errs.Is(err, errs.Cancelled) {
+			t.Errorf("cancelled at %s: %v", at, err)
+		}
+		if l := left(t, work); len(l) > 0 {
+			t.Errorf("cancelled at %s: left %v", at, l)
+		}
+		if _, err := os.Stat(out); err == nil {
+			t.Errorf("cancelled at %s: there is an output", at)
+		}
+	}
+}
