@@ -1,0 +1,171 @@
+package store
+
+import (
+	"context"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/kiln-cloud/kiln/pkg/catalog"
+	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/listing"
+)
+
+var _ catalog.Store = (*DB)(nil)
+
+var familyTable = tableOf[catalog.Family](spec{
+	name: "families", resource: "family",
+	skip:    []string{"channels"},
+	filters: []string{"id", "name"},
+	sorts:   []string{"name", "created_at", "updated_at"},
+	order:   byName("name"),
+})
+
+var versionTable = tableOf[catalog.Version](spec{
+	name: "versions", resource: "version",
+	filters: []string{"id", "family_id", "family", "name", "image_id", "parent_version", "origin", "origin_id", "input_digest", "state"},
+	sorts:   []string{"created_at", "name", "family", "state"},
+	order:   newestFirst,
+})
+
+var imageTable = tableOf[catalog.Image](spec{
+	name: "images", resource: "image",
+	filters: []string{"id", "name", "state", "digest"},
+	sorts:   []string{"created_at", "updated_at", "name", "state", "size", "pending_updates"},
+	order:   newestFirst,
+})
+
+// EnsureFamily implements catalog.Store.
+func (db *DB) EnsureFamily(ctx context.Context, projectID string, name catalog.FamilyName) (catalog.Family, error) {
+	f, err := db.FindFamily(ctx, projectID, name)
+	if !errs.Is(err, errs.NotFound) {
+		return f, err
+	}
+	err = familyTable.insert(ctx, db, db.d.keep("id"), catalog.Family{ID: db.cfg.NewID(), ProjectID: projectID, Name: name})
+	if err != nil {
+		return catalog.Family{}, err
+	}
+	return db.FindFamily(ctx, projectID, name)
+}
+
+// CreateFamily implements catalog.Store. Its channels are not written: SetChannel needs their versions first.
+func (db *DB) CreateFamily(ctx context.Context, f catalog.Family) error {
+	return familyTable.insert(ctx, db, "", f)
+}
+
+// FindFamily implements catalog.Store.
+func (db *DB) FindFamily(ctx context.Context, projectID string, name catalog.FamilyName) (catalog.Family, error) {
+	f, err := familyTable.find(ctx, db, string(name), map[string]string{"project_id": projectID, "name": string(name)})
+	if err != nil {
+		return f, err
+	}
+	return f, db.fillChannels(ctx, []*catalog.Family{&f})
+}
+
+// FamilyByID implements catalog.Store.
+func (db *DB) FamilyByID(ctx context.Context, id string) (catalog.Family, error) {
+	f, err := familyTable.byID(ctx, db, id)
+	if err != nil {
+		return f, err
+	}
+	return f, db.fillChannels(ctx, []*catalog.Family{&f})
+}
+
+// ListFamilies implements catalog.Store.
+func (db *DB) ListFamilies(ctx context.Context, q listing.Query) ([]catalog.Family, error) {
+	fs, err := familyTable.list(ctx, db, q)
+	if err != nil {
+		return nil, err
+	}
+	ptrs := make([]*catalog.Family, len(fs))
+	for i := range fs {
+		ptrs[i] = &fs[i]
+	}
+	return fs, db.fillChannels(ctx, ptrs)
+}
+
+func (db *DB) fillChannels(ctx context.Context, fs []*catalog.Family) error {
+	if len(fs) == 0 {
+		return nil
+	}
+	byID, args := map[string]*catalog.Family{}, make([]any, len(fs))
+	for i, f := range fs {
+		f.Channels = map[string]string{}
+		byID[f.ID], args[i] = f, f.ID
+	}
+	return db.each(ctx, "family", "", func(r *sqlx.Rows) error {
+		var id, channel, version string
+		if err := r.Scan(&id, &channel, &version); err != nil {
+			return err
+		}
+		byID[id].Channels[channel] = version
+		return nil
+	}, "SELECT `family_id`, `name`, `version` FROM `channels` WHERE `family_id` IN ("+marks(len(args))+")", args...)
+}
+
+// AddVersion implements catalog.Store.
+func (db *DB) AddVersion(ctx context.Context, v catalog.Version) error {
+	return versionTable.insert(ctx, db, "", v)
+}
+
+// FindVersion implements catalog.Store.
+func (db *DB) FindVersion(ctx context.Context, familyID, name string) (catalog.Version, error) {
+	return versionTable.find(ctx, db, name, map[string]string{"family_id": familyID, "name": name})
+}
+
+// VersionByImage implements catalog.Store.
+func (db *DB) VersionByImage(ctx context.Context, imageID string) (catalog.Version, error) {
+	return versionTable.find(ctx, db, "of image "+imageID, map[string]string{"image_id": imageID})
+}
+
+// ListVersions implements catalog.Store.
+func (db *DB) ListVersions(ctx context.Context, q listing.Query) ([]catalog.Version, error) {
+	return versionTable.list(ctx, db, q)
+}
+
+// SetVersionState implements catalog.Store.
+func (db *DB) SetVersionState(ctx context.Context, id string, from, to catalog.VersionState) error {
+	n, err := db.exec(ctx, "version", id, "UPDATE `versions` SET `state` = ? WHERE `id` = ? AND `state` = ?", string(to), id, string(from))
+	if err != nil || n > 0 {
+		return err
+	}
+	v, err := versionTable.byID(ctx, db, id)
+	if err != nil {
+		return err
+	}
+	return errs.New(errs.Conflict, "kiln.version.state", "version %s is %s, not %s", v.Name, v.State, from)
+}
+
+// SetChannel implements catalog.Store; errs.NotFound where the family or the version does not exist.
+func (db *DB) SetChannel(ctx context.Context, familyID, channel, version string) error {
+	return db.InTx(ctx, func(ctx context.Context) error {
+		n, err := db.exec(ctx, "family", familyID, "UPDATE `families` SET `updated_at` = ? WHERE `id` = ?", stamp(db.now()), familyID)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return notFound("family", familyID)
+		}
+		if _, err := db.FindVersion(ctx, familyID, version); err != nil {
+			return err
+		}
+		_, err = db.exec(ctx, "family", familyID, "INSERT INTO `channels` (`family_id`, `name`, `version`, `updated_at`) VALUES (?, ?, ?, ?)"+
+			db.d.upsert("family_id,name")+"`version` = "+db.d.given("version")+", `updated_at` = "+db.d.given("updated_at"),
+			familyID, channel, version, stamp(db.now()))
+		return err
+	})
+}
+
+// PutImage implements catalog.Store.
+func (db *DB) PutImage(ctx context.Context, i catalog.Image) error {
+	return imageTable.insert(ctx, db, imageTable.replaceTail(db), i)
+}
+
+// FindImage implements catalog.Store.
+func (db *DB) FindImage(ctx context.Context, id string) (catalog.Image, error) {
+	return imageTable.byID(ctx, db, id)
+}
+
+// ListImages implements catalog.Store.
+func (db *DB) ListImages(ctx context.Context, q listing.Query) ([]catalog.Image, error) {
+	return imageTable.list(ctx, db, q)
+}

@@ -1,0 +1,336 @@
+-- Every statement may be run again: MariaDB commits each one by itself, and a migration that was killed is
+-- started from its beginning. Text compares by its bytes (nopad_bin), as in SQLite. Times are UTC.
+
+CREATE TABLE IF NOT EXISTS `jobs` (
+  `id` VARCHAR(64) NOT NULL,
+  `kind` VARCHAR(64) NOT NULL,
+  `queue` VARCHAR(255) NOT NULL,
+  `state` VARCHAR(32) NOT NULL,
+  `project_id` VARCHAR(64) NOT NULL,
+  `user_id` VARCHAR(64) NOT NULL,
+  `request_id` VARCHAR(64) NOT NULL,
+  `resource` VARCHAR(255) NOT NULL,
+  `payload` LONGTEXT NULL,
+  `attempt` INT NOT NULL,
+  `max_attempts` INT NOT NULL,
+  `cancel_requested` BOOLEAN NOT NULL,
+  `lease_owner` VARCHAR(255) NOT NULL,
+  `lease_expires` DATETIME(6) NULL,
+  `run_after` DATETIME(6) NOT NULL,
+  `progress` LONGTEXT NULL,
+  `result` LONGTEXT NULL,
+  `error` LONGTEXT NULL,
+  `created_at` DATETIME(6) NOT NULL,
+  `updated_at` DATETIME(6) NOT NULL,
+  `started_at` DATETIME(6) NULL,
+  `finished_at` DATETIME(6) NULL,
+  PRIMARY KEY (`id`),
+  KEY `jobs_due` (`queue`, `state`, `run_after`),
+  KEY `jobs_project` (`project_id`, `created_at`),
+  KEY `jobs_resource` (`resource`),
+  KEY `jobs_created` (`created_at`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `job_logs` (
+  `job_id` VARCHAR(64) NOT NULL,
+  `seq` BIGINT NOT NULL,
+  `at` DATETIME(6) NOT NULL,
+  `level` VARCHAR(32) NOT NULL,
+  `text` LONGTEXT NULL,
+  PRIMARY KEY (`job_id`, `seq`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `event_ids` (
+  `id` INT NOT NULL,
+  `last` BIGINT NOT NULL,
+  PRIMARY KEY (`id`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `events` (
+  `id` BIGINT NOT NULL,
+  `type` VARCHAR(64) NOT NULL,
+  `resource` VARCHAR(255) NOT NULL,
+  `project_id` VARCHAR(64) NOT NULL,
+  `request_id` VARCHAR(64) NOT NULL,
+  `payload` LONGTEXT NULL,
+  `created_at` DATETIME(6) NOT NULL,
+  PRIMARY KEY (`id`),
+  KEY `events_project` (`project_id`, `id`),
+  KEY `events_created` (`created_at`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `outbox` (
+  `id` BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+  `topic` VARCHAR(64) NOT NULL,
+  `key` VARCHAR(255) NOT NULL,
+  `body` LONGTEXT NULL,
+  `created_at` DATETIME(6) NOT NULL,
+  `claimed_until` DATETIME(6) NULL,
+  `published_at` DATETIME(6) NULL,
+  KEY `outbox_open` (`published_at`, `id`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `families` (
+  `id` VARCHAR(64) NOT NULL,
+  `project_id` VARCHAR(64) NOT NULL,
+  `name` VARCHAR(64) NOT NULL,
+  `description` MEDIUMTEXT NOT NULL,
+  `created_at` DATETIME(6) NOT NULL,
+  `updated_at` DATETIME(6) NOT NULL,
+  PRIMARY KEY (`id`),
+  UNIQUE KEY `families_name` (`project_id`, `name`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `channels` (
+  `family_id` VARCHAR(64) NOT NULL,
+  `name` VARCHAR(64) NOT NULL,
+  `version` VARCHAR(64) NOT NULL,
+  `updated_at` DATETIME(6) NOT NULL,
+  PRIMARY KEY (`family_id`, `name`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `versions` (
+  `id` VARCHAR(64) NOT NULL,
+  `project_id` VARCHAR(64) NOT NULL,
+  `family_id` VARCHAR(64) NOT NULL,
+  `family` VARCHAR(64) NOT NULL,
+  `name` VARCHAR(64) NOT NULL,
+  `image_id` VARCHAR(64) NOT NULL,
+  `parent_version` VARCHAR(64) NOT NULL,
+  `origin` VARCHAR(32) NOT NULL,
+  `origin_id` VARCHAR(64) NOT NULL,
+  `input_digest` VARCHAR(255) NOT NULL,
+  `state` VARCHAR(32) NOT NULL,
+  `created_at` DATETIME(6) NOT NULL,
+  PRIMARY KEY (`id`),
+  UNIQUE KEY `versions_name` (`family_id`, `name`),
+  KEY `versions_image` (`image_id`),
+  KEY `versions_origin` (`origin_id`),
+  KEY `versions_project` (`project_id`, `created_at`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `images` (
+  `id` VARCHAR(64) NOT NULL,
+  `project_id` VARCHAR(64) NOT NULL,
+  `name` VARCHAR(255) NOT NULL,
+  `state` VARCHAR(32) NOT NULL,
+  `reason` MEDIUMTEXT NOT NULL,
+  `digest` VARCHAR(255) NOT NULL,
+  `size` BIGINT NOT NULL,
+  `facts` LONGTEXT NULL,
+  `pending_updates` INT NOT NULL,
+  `created_at` DATETIME(6) NOT NULL,
+  `updated_at` DATETIME(6) NOT NULL,
+  PRIMARY KEY (`id`),
+  KEY `images_project` (`project_id`, `created_at`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `sources` (
+  `id` VARCHAR(64) NOT NULL,
+  `project_id` VARCHAR(64) NOT NULL,
+  `name` VARCHAR(255) NOT NULL,
+  `url` MEDIUMTEXT NOT NULL,
+  `ref` VARCHAR(255) NOT NULL,
+  `state` VARCHAR(32) NOT NULL,
+  `commit` VARCHAR(64) NOT NULL,
+  `error` MEDIUMTEXT NOT NULL,
+  `job_id` VARCHAR(64) NOT NULL,
+  `synced_at` DATETIME(6) NULL,
+  `created_at` DATETIME(6) NOT NULL,
+  `updated_at` DATETIME(6) NOT NULL,
+  PRIMARY KEY (`id`),
+  UNIQUE KEY `sources_name` (`project_id`, `name`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `recipes` (
+  `id` VARCHAR(64) NOT NULL,
+  `project_id` VARCHAR(64) NOT NULL,
+  `source_id` VARCHAR(64) NOT NULL,
+  `name` VARCHAR(255) NOT NULL,
+  `path` VARCHAR(512) NOT NULL,
+  `commit` VARCHAR(64) NOT NULL,
+  `digest` VARCHAR(255) NOT NULL,
+  `spec` LONGTEXT NULL,
+  `problems` LONGTEXT NULL,
+  `updated_at` DATETIME(6) NOT NULL,
+  PRIMARY KEY (`id`),
+  UNIQUE KEY `recipes_path` (`source_id`, `path`),
+  KEY `recipes_project` (`project_id`, `name`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `builds` (
+  `id` VARCHAR(64) NOT NULL,
+  `project_id` VARCHAR(64) NOT NULL,
+  `source_id` VARCHAR(64) NOT NULL,
+  `recipe_id` VARCHAR(64) NOT NULL,
+  `recipe` VARCHAR(255) NOT NULL,
+  `commit` VARCHAR(64) NOT NULL,
+  `family` VARCHAR(64) NOT NULL,
+  `state` VARCHAR(32) NOT NULL,
+  `force` BOOLEAN NOT NULL,
+  `job_id` VARCHAR(64) NOT NULL,
+  `version` VARCHAR(64) NOT NULL,
+  `image_id` VARCHAR(64) NOT NULL,
+  `input_digest` VARCHAR(255) NOT NULL,
+  `steps` LONGTEXT NULL,
+  `error` MEDIUMTEXT NOT NULL,
+  `created_at` DATETIME(6) NOT NULL,
+  `updated_at` DATETIME(6) NOT NULL,
+  PRIMARY KEY (`id`),
+  KEY `builds_project` (`project_id`, `created_at`),
+  KEY `builds_recipe` (`recipe_id`, `created_at`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `upgrades` (
+  `id` VARCHAR(64) NOT NULL,
+  `project_id` VARCHAR(64) NOT NULL,
+  `family` VARCHAR(64) NOT NULL,
+  `from_version` VARCHAR(64) NOT NULL,
+  `from_image_id` VARCHAR(64) NOT NULL,
+  `to_version` VARCHAR(64) NOT NULL,
+  `to_image_id` VARCHAR(64) NOT NULL,
+  `state` VARCHAR(32) NOT NULL,
+  `job_id` VARCHAR(64) NOT NULL,
+  `report` LONGTEXT NULL,
+  `error` MEDIUMTEXT NOT NULL,
+  `created_at` DATETIME(6) NOT NULL,
+  `updated_at` DATETIME(6) NOT NULL,
+  PRIMARY KEY (`id`),
+  KEY `upgrades_project` (`project_id`, `created_at`),
+  KEY `upgrades_from` (`from_image_id`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `advisories` (
+  `id` VARCHAR(512) NOT NULL,
+  `package` VARCHAR(255) NOT NULL,
+  `source` VARCHAR(255) NOT NULL,
+  `version` VARCHAR(255) NOT NULL,
+  `suite` VARCHAR(64) NOT NULL,
+  `security` BOOLEAN NOT NULL,
+  `urgency` VARCHAR(32) NOT NULL,
+  `cves` LONGTEXT NULL,
+  `created_at` DATETIME(6) NOT NULL,
+  `updated_at` DATETIME(6) NOT NULL,
+  PRIMARY KEY (`id`),
+  KEY `advisories_package` (`package`),
+  KEY `advisories_created` (`created_at`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `pending` (
+  `image_id` VARCHAR(64) NOT NULL,
+  `advisory_id` VARCHAR(512) NOT NULL,
+  `package` VARCHAR(255) NOT NULL,
+  `installed` VARCHAR(255) NOT NULL,
+  `fixed` VARCHAR(255) NOT NULL,
+  `suite` VARCHAR(64) NOT NULL,
+  `security` BOOLEAN NOT NULL,
+  PRIMARY KEY (`image_id`, `advisory_id`),
+  KEY `pending_advisory` (`advisory_id`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `clusters` (
+  `id` VARCHAR(64) NOT NULL,
+  `name` VARCHAR(255) NOT NULL,
+  `nodes` LONGTEXT NULL,
+  `stores` LONGTEXT NULL,
+  `created_at` DATETIME(6) NOT NULL,
+  `updated_at` DATETIME(6) NOT NULL,
+  PRIMARY KEY (`id`),
+  UNIQUE KEY `clusters_name` (`name`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `cluster_nodes` (
+  `node` VARCHAR(255) NOT NULL,
+  `cluster` VARCHAR(255) NOT NULL,
+  PRIMARY KEY (`node`),
+  KEY `cluster_nodes_cluster` (`cluster`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `copies` (
+  `id` VARCHAR(64) NOT NULL,
+  `cluster` VARCHAR(255) NOT NULL,
+  `store` VARCHAR(64) NOT NULL,
+  `node` VARCHAR(255) NOT NULL,
+  `image_id` VARCHAR(64) NOT NULL,
+  `state` VARCHAR(32) NOT NULL,
+  `bytes` BIGINT NOT NULL,
+  `digest` VARCHAR(255) NOT NULL,
+  `path` MEDIUMTEXT NOT NULL,
+  `job_id` VARCHAR(64) NOT NULL,
+  `error` MEDIUMTEXT NOT NULL,
+  `verified_at` DATETIME(6) NULL,
+  `created_at` DATETIME(6) NOT NULL,
+  `updated_at` DATETIME(6) NOT NULL,
+  PRIMARY KEY (`id`),
+  UNIQUE KEY `copies_place` (`cluster`, `store`, `node`, `image_id`),
+  KEY `copies_image` (`image_id`),
+  KEY `copies_node` (`node`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `nodes` (
+  `name` VARCHAR(255) NOT NULL,
+  `provider_id` VARCHAR(64) NOT NULL,
+  `nova_host` VARCHAR(255) NOT NULL,
+  `zun_host` VARCHAR(255) NOT NULL,
+  `up` BOOLEAN NOT NULL,
+  `disabled` BOOLEAN NOT NULL,
+  `capacity_vcpus` BIGINT NOT NULL,
+  `capacity_memory_mb` BIGINT NOT NULL,
+  `capacity_disk_gb` BIGINT NOT NULL,
+  `foreign_vcpus` BIGINT NOT NULL,
+  `foreign_memory_mb` BIGINT NOT NULL,
+  `foreign_disk_gb` BIGINT NOT NULL,
+  `holds` BIGINT NOT NULL DEFAULT 0,
+  `agent_seen` DATETIME(6) NULL,
+  `updated_at` DATETIME(6) NOT NULL,
+  PRIMARY KEY (`name`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `workloads` (
+  `id` VARCHAR(64) NOT NULL,
+  `project_id` VARCHAR(64) NOT NULL,
+  `user_id` VARCHAR(64) NOT NULL,
+  `name` VARCHAR(255) NOT NULL,
+  `kind` VARCHAR(32) NOT NULL,
+  `family` VARCHAR(64) NOT NULL,
+  `channel` VARCHAR(64) NOT NULL,
+  `version` VARCHAR(64) NOT NULL,
+  `image_id` VARCHAR(64) NOT NULL,
+  `image_ref` VARCHAR(512) NOT NULL,
+  `command` LONGTEXT NULL,
+  `flavor` VARCHAR(255) NOT NULL,
+  `cluster` VARCHAR(255) NOT NULL,
+  `node` VARCHAR(255) NOT NULL,
+  `resources_vcpus` BIGINT NOT NULL,
+  `resources_memory_mb` BIGINT NOT NULL,
+  `resources_disk_gb` BIGINT NOT NULL,
+  `state` VARCHAR(32) NOT NULL,
+  `external_id` VARCHAR(64) NOT NULL,
+  `note` MEDIUMTEXT NOT NULL,
+  `error` MEDIUMTEXT NOT NULL,
+  `job_id` VARCHAR(64) NOT NULL,
+  `created_at` DATETIME(6) NOT NULL,
+  `updated_at` DATETIME(6) NOT NULL,
+  PRIMARY KEY (`id`),
+  KEY `workloads_project` (`project_id`, `created_at`),
+  KEY `workloads_node` (`node`),
+  KEY `workloads_external` (`external_id`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `claims` (
+  `id` VARCHAR(64) NOT NULL,
+  `workload_id` VARCHAR(64) NOT NULL,
+  `node` VARCHAR(255) NOT NULL,
+  `provider_id` VARCHAR(64) NOT NULL,
+  `consumer_id` VARCHAR(64) NOT NULL,
+  `resources_vcpus` BIGINT NOT NULL,
+  `resources_memory_mb` BIGINT NOT NULL,
+  `resources_disk_gb` BIGINT NOT NULL,
+  `state` VARCHAR(32) NOT NULL,
+  `updated_at` DATETIME(6) NOT NULL,
+  PRIMARY KEY (`id`),
+  UNIQUE KEY `claims_workload` (`workload_id`),
+  KEY `claims_node` (`node`, `state`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+INSERT INTO `event_ids` (`id`, `last`) VALUES (1, 0) ON DUPLICATE KEY UPDATE `id` = `id`;

@@ -1,0 +1,335 @@
+-- Times are UTC text with microseconds, which sorts as time. Keep equal with mysql/0001_init.up.sql.
+
+CREATE TABLE IF NOT EXISTS `jobs` (
+  `id` TEXT NOT NULL,
+  `kind` TEXT NOT NULL,
+  `queue` TEXT NOT NULL,
+  `state` TEXT NOT NULL,
+  `project_id` TEXT NOT NULL,
+  `user_id` TEXT NOT NULL,
+  `request_id` TEXT NOT NULL,
+  `resource` TEXT NOT NULL,
+  `payload` TEXT,
+  `attempt` INTEGER NOT NULL,
+  `max_attempts` INTEGER NOT NULL,
+  `cancel_requested` INTEGER NOT NULL,
+  `lease_owner` TEXT NOT NULL,
+  `lease_expires` TEXT,
+  `run_after` TEXT NOT NULL,
+  `progress` TEXT,
+  `result` TEXT,
+  `error` TEXT,
+  `created_at` TEXT NOT NULL,
+  `updated_at` TEXT NOT NULL,
+  `started_at` TEXT,
+  `finished_at` TEXT,
+  PRIMARY KEY (`id`)
+);
+CREATE INDEX IF NOT EXISTS `jobs_due` ON `jobs` (`queue`, `state`, `run_after`);
+CREATE INDEX IF NOT EXISTS `jobs_project` ON `jobs` (`project_id`, `created_at`);
+CREATE INDEX IF NOT EXISTS `jobs_resource` ON `jobs` (`resource`);
+CREATE INDEX IF NOT EXISTS `jobs_created` ON `jobs` (`created_at`);
+
+CREATE TABLE IF NOT EXISTS `job_logs` (
+  `job_id` TEXT NOT NULL,
+  `seq` INTEGER NOT NULL,
+  `at` TEXT NOT NULL,
+  `level` TEXT NOT NULL,
+  `text` TEXT,
+  PRIMARY KEY (`job_id`, `seq`)
+);
+
+CREATE TABLE IF NOT EXISTS `event_ids` (
+  `id` INTEGER NOT NULL,
+  `last` INTEGER NOT NULL,
+  PRIMARY KEY (`id`)
+);
+
+CREATE TABLE IF NOT EXISTS `events` (
+  `id` INTEGER NOT NULL,
+  `type` TEXT NOT NULL,
+  `resource` TEXT NOT NULL,
+  `project_id` TEXT NOT NULL,
+  `request_id` TEXT NOT NULL,
+  `payload` TEXT,
+  `created_at` TEXT NOT NULL,
+  PRIMARY KEY (`id`)
+);
+CREATE INDEX IF NOT EXISTS `events_project` ON `events` (`project_id`, `id`);
+CREATE INDEX IF NOT EXISTS `events_created` ON `events` (`created_at`);
+
+CREATE TABLE IF NOT EXISTS `outbox` (
+  `id` INTEGER PRIMARY KEY AUTOINCREMENT,
+  `topic` TEXT NOT NULL,
+  `key` TEXT NOT NULL,
+  `body` TEXT,
+  `created_at` TEXT NOT NULL,
+  `claimed_until` TEXT,
+  `published_at` TEXT
+);
+CREATE INDEX IF NOT EXISTS `outbox_open` ON `outbox` (`published_at`, `id`);
+
+CREATE TABLE IF NOT EXISTS `families` (
+  `id` TEXT NOT NULL,
+  `project_id` TEXT NOT NULL,
+  `name` TEXT NOT NULL,
+  `description` TEXT NOT NULL,
+  `created_at` TEXT NOT NULL,
+  `updated_at` TEXT NOT NULL,
+  PRIMARY KEY (`id`)
+);
+CREATE UNIQUE INDEX IF NOT EXISTS `families_name` ON `families` (`project_id`, `name`);
+
+CREATE TABLE IF NOT EXISTS `channels` (
+  `family_id` TEXT NOT NULL,
+  `name` TEXT NOT NULL,
+  `version` TEXT NOT NULL,
+  `updated_at` TEXT NOT NULL,
+  PRIMARY KEY (`family_id`, `name`)
+);
+
+CREATE TABLE IF NOT EXISTS `versions` (
+  `id` TEXT NOT NULL,
+  `project_id` TEXT NOT NULL,
+  `family_id` TEXT NOT NULL,
+  `family` TEXT NOT NULL,
+  `name` TEXT NOT NULL,
+  `image_id` TEXT NOT NULL,
+  `parent_version` TEXT NOT NULL,
+  `origin` TEXT NOT NULL,
+  `origin_id` TEXT NOT NULL,
+  `input_digest` TEXT NOT NULL,
+  `state` TEXT NOT NULL,
+  `created_at` TEXT NOT NULL,
+  PRIMARY KEY (`id`)
+);
+CREATE UNIQUE INDEX IF NOT EXISTS `versions_name` ON `versions` (`family_id`, `name`);
+CREATE INDEX IF NOT EXISTS `versions_image` ON `versions` (`image_id`);
+CREATE INDEX IF NOT EXISTS `versions_origin` ON `versions` (`origin_id`);
+CREATE INDEX IF NOT EXISTS `versions_project` ON `versions` (`project_id`, `created_at`);
+
+CREATE TABLE IF NOT EXISTS `images` (
+  `id` TEXT NOT NULL,
+  `project_id` TEXT NOT NULL,
+  `name` TEXT NOT NULL,
+  `state` TEXT NOT NULL,
+  `reason` TEXT NOT NULL,
+  `digest` TEXT NOT NULL,
+  `size` INTEGER NOT NULL,
+  `facts` TEXT,
+  `pending_updates` INTEGER NOT NULL,
+  `created_at` TEXT NOT NULL,
+  `updated_at` TEXT NOT NULL,
+  PRIMARY KEY (`id`)
+);
+CREATE INDEX IF NOT EXISTS `images_project` ON `images` (`project_id`, `created_at`);
+
+CREATE TABLE IF NOT EXISTS `sources` (
+  `id` TEXT NOT NULL,
+  `project_id` TEXT NOT NULL,
+  `name` TEXT NOT NULL,
+  `url` TEXT NOT NULL,
+  `ref` TEXT NOT NULL,
+  `state` TEXT NOT NULL,
+  `commit` TEXT NOT NULL,
+  `error` TEXT NOT NULL,
+  `job_id` TEXT NOT NULL,
+  `synced_at` TEXT,
+  `created_at` TEXT NOT NULL,
+  `updated_at` TEXT NOT NULL,
+  PRIMARY KEY (`id`)
+);
+CREATE UNIQUE INDEX IF NOT EXISTS `sources_name` ON `sources` (`project_id`, `name`);
+
+CREATE TABLE IF NOT EXISTS `recipes` (
+  `id` TEXT NOT NULL,
+  `project_id` TEXT NOT NULL,
+  `source_id` TEXT NOT NULL,
+  `name` TEXT NOT NULL,
+  `path` TEXT NOT NULL,
+  `commit` TEXT NOT NULL,
+  `digest` TEXT NOT NULL,
+  `spec` TEXT,
+  `problems` TEXT,
+  `updated_at` TEXT NOT NULL,
+  PRIMARY KEY (`id`)
+);
+CREATE UNIQUE INDEX IF NOT EXISTS `recipes_path` ON `recipes` (`source_id`, `path`);
+CREATE INDEX IF NOT EXISTS `recipes_project` ON `recipes` (`project_id`, `name`);
+
+CREATE TABLE IF NOT EXISTS `builds` (
+  `id` TEXT NOT NULL,
+  `project_id` TEXT NOT NULL,
+  `source_id` TEXT NOT NULL,
+  `recipe_id` TEXT NOT NULL,
+  `recipe` TEXT NOT NULL,
+  `commit` TEXT NOT NULL,
+  `family` TEXT NOT NULL,
+  `state` TEXT NOT NULL,
+  `force` INTEGER NOT NULL,
+  `job_id` TEXT NOT NULL,
+  `version` TEXT NOT NULL,
+  `image_id` TEXT NOT NULL,
+  `input_digest` TEXT NOT NULL,
+  `steps` TEXT,
+  `error` TEXT NOT NULL,
+  `created_at` TEXT NOT NULL,
+  `updated_at` TEXT NOT NULL,
+  PRIMARY KEY (`id`)
+);
+CREATE INDEX IF NOT EXISTS `builds_project` ON `builds` (`project_id`, `created_at`);
+CREATE INDEX IF NOT EXISTS `builds_recipe` ON `builds` (`recipe_id`, `created_at`);
+
+CREATE TABLE IF NOT EXISTS `upgrades` (
+  `id` TEXT NOT NULL,
+  `project_id` TEXT NOT NULL,
+  `family` TEXT NOT NULL,
+  `from_version` TEXT NOT NULL,
+  `from_image_id` TEXT NOT NULL,
+  `to_version` TEXT NOT NULL,
+  `to_image_id` TEXT NOT NULL,
+  `state` TEXT NOT NULL,
+  `job_id` TEXT NOT NULL,
+  `report` TEXT,
+  `error` TEXT NOT NULL,
+  `created_at` TEXT NOT NULL,
+  `updated_at` TEXT NOT NULL,
+  PRIMARY KEY (`id`)
+);
+CREATE INDEX IF NOT EXISTS `upgrades_project` ON `upgrades` (`project_id`, `created_at`);
+CREATE INDEX IF NOT EXISTS `upgrades_from` ON `upgrades` (`from_image_id`);
+
+CREATE TABLE IF NOT EXISTS `advisories` (
+  `id` TEXT NOT NULL,
+  `package` TEXT NOT NULL,
+  `source` TEXT NOT NULL,
+  `version` TEXT NOT NULL,
+  `suite` TEXT NOT NULL,
+  `security` INTEGER NOT NULL,
+  `urgency` TEXT NOT NULL,
+  `cves` TEXT,
+  `created_at` TEXT NOT NULL,
+  `updated_at` TEXT NOT NULL,
+  PRIMARY KEY (`id`)
+);
+CREATE INDEX IF NOT EXISTS `advisories_package` ON `advisories` (`package`);
+CREATE INDEX IF NOT EXISTS `advisories_created` ON `advisories` (`created_at`);
+
+CREATE TABLE IF NOT EXISTS `pending` (
+  `image_id` TEXT NOT NULL,
+  `advisory_id` TEXT NOT NULL,
+  `package` TEXT NOT NULL,
+  `installed` TEXT NOT NULL,
+  `fixed` TEXT NOT NULL,
+  `suite` TEXT NOT NULL,
+  `security` INTEGER NOT NULL,
+  PRIMARY KEY (`image_id`, `advisory_id`)
+);
+CREATE INDEX IF NOT EXISTS `pending_advisory` ON `pending` (`advisory_id`);
+
+CREATE TABLE IF NOT EXISTS `clusters` (
+  `id` TEXT NOT NULL,
+  `name` TEXT NOT NULL,
+  `nodes` TEXT,
+  `stores` TEXT,
+  `created_at` TEXT NOT NULL,
+  `updated_at` TEXT NOT NULL,
+  PRIMARY KEY (`id`)
+);
+CREATE UNIQUE INDEX IF NOT EXISTS `clusters_name` ON `clusters` (`name`);
+
+CREATE TABLE IF NOT EXISTS `cluster_nodes` (
+  `node` TEXT NOT NULL,
+  `cluster` TEXT NOT NULL,
+  PRIMARY KEY (`node`)
+);
+CREATE INDEX IF NOT EXISTS `cluster_nodes_cluster` ON `cluster_nodes` (`cluster`);
+
+CREATE TABLE IF NOT EXISTS `copies` (
+  `id` TEXT NOT NULL,
+  `cluster` TEXT NOT NULL,
+  `store` TEXT NOT NULL,
+  `node` TEXT NOT NULL,
+  `image_id` TEXT NOT NULL,
+  `state` TEXT NOT NULL,
+  `bytes` INTEGER NOT NULL,
+  `digest` TEXT NOT NULL,
+  `path` TEXT NOT NULL,
+  `job_id` TEXT NOT NULL,
+  `error` TEXT NOT NULL,
+  `verified_at` TEXT,
+  `created_at` TEXT NOT NULL,
+  `updated_at` TEXT NOT NULL,
+  PRIMARY KEY (`id`)
+);
+CREATE UNIQUE INDEX IF NOT EXISTS `copies_place` ON `copies` (`cluster`, `store`, `node`, `image_id`);
+CREATE INDEX IF NOT EXISTS `copies_image` ON `copies` (`image_id`);
+CREATE INDEX IF NOT EXISTS `copies_node` ON `copies` (`node`);
+
+CREATE TABLE IF NOT EXISTS `nodes` (
+  `name` TEXT NOT NULL,
+  `provider_id` TEXT NOT NULL,
+  `nova_host` TEXT NOT NULL,
+  `zun_host` TEXT NOT NULL,
+  `up` INTEGER NOT NULL,
+  `disabled` INTEGER NOT NULL,
+  `capacity_vcpus` INTEGER NOT NULL,
+  `capacity_memory_mb` INTEGER NOT NULL,
+  `capacity_disk_gb` INTEGER NOT NULL,
+  `foreign_vcpus` INTEGER NOT NULL,
+  `foreign_memory_mb` INTEGER NOT NULL,
+  `foreign_disk_gb` INTEGER NOT NULL,
+  `holds` INTEGER NOT NULL DEFAULT 0,
+  `agent_seen` TEXT,
+  `updated_at` TEXT NOT NULL,
+  PRIMARY KEY (`name`)
+);
+
+CREATE TABLE IF NOT EXISTS `workloads` (
+  `id` TEXT NOT NULL,
+  `project_id` TEXT NOT NULL,
+  `user_id` TEXT NOT NULL,
+  `name` TEXT NOT NULL,
+  `kind` TEXT NOT NULL,
+  `family` TEXT NOT NULL,
+  `channel` TEXT NOT NULL,
+  `version` TEXT NOT NULL,
+  `image_id` TEXT NOT NULL,
+  `image_ref` TEXT NOT NULL,
+  `command` TEXT,
+  `flavor` TEXT NOT NULL,
+  `cluster` TEXT NOT NULL,
+  `node` TEXT NOT NULL,
+  `resources_vcpus` INTEGER NOT NULL,
+  `resources_memory_mb` INTEGER NOT NULL,
+  `resources_disk_gb` INTEGER NOT NULL,
+  `state` TEXT NOT NULL,
+  `external_id` TEXT NOT NULL,
+  `note` TEXT NOT NULL,
+  `error` TEXT NOT NULL,
+  `job_id` TEXT NOT NULL,
+  `created_at` TEXT NOT NULL,
+  `updated_at` TEXT NOT NULL,
+  PRIMARY KEY (`id`)
+);
+CREATE INDEX IF NOT EXISTS `workloads_project` ON `workloads` (`project_id`, `created_at`);
+CREATE INDEX IF NOT EXISTS `workloads_node` ON `workloads` (`node`);
+CREATE INDEX IF NOT EXISTS `workloads_external` ON `workloads` (`external_id`);
+
+CREATE TABLE IF NOT EXISTS `claims` (
+  `id` TEXT NOT NULL,
+  `workload_id` TEXT NOT NULL,
+  `node` TEXT NOT NULL,
+  `provider_id` TEXT NOT NULL,
+  `consumer_id` TEXT NOT NULL,
+  `resources_vcpus` INTEGER NOT NULL,
+  `resources_memory_mb` INTEGER NOT NULL,
+  `resources_disk_gb` INTEGER NOT NULL,
+  `state` TEXT NOT NULL,
+  `updated_at` TEXT NOT NULL,
+  PRIMARY KEY (`id`)
+);
+CREATE UNIQUE INDEX IF NOT EXISTS `claims_workload` ON `claims` (`workload_id`);
+CREATE INDEX IF NOT EXISTS `claims_node` ON `claims` (`node`, `state`);
+
+INSERT INTO `event_ids` (`id`, `last`) VALUES (1, 0) ON CONFLICT DO NOTHING;
