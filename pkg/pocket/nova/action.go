@@ -4,20 +4,27 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/kiln-cloud/kiln/pkg/pocket/wire"
 )
+
+var ruleOf = map[string]string{
+	"os-getConsoleOutput": "os-console-output", "os-start": "servers:start", "os-stop": "servers:stop", "reboot": "servers:reboot",
+}
 
 // actOnServer is POST /servers/{id}/action with one action in the body.
 func (s *Server) actOnServer(c *call) (answer, error) {
 	var body map[string]json.RawMessage
 	if err := wire.ReadJSON(c.Request, &body); err != nil {
-		return answer{}, badRequest("%s", err)
+		return answer{}, malformed()
 	}
 	if len(body) != 1 {
-		return answer{}, badRequest("There is no such action: %d are named", len(body))
+		return answer{}, malformed()
 	}
 	for name, raw := range body {
 		do := map[string]func(*call, instance, json.RawMessage) (answer, error){
@@ -26,10 +33,10 @@ func (s *Server) actOnServer(c *call) (answer, error) {
 		if do == nil {
 			return answer{}, badRequest("There is no such action: %s", name)
 		}
-		if err := c.may("member", "os-console-output"); err != nil {
-			return answer{}, err
-		}
 		i, err := s.find(c, c.PathValue("id"))
+		if err == nil {
+			err = c.may("member", ruleOf[name])
+		}
 		if err != nil {
 			return answer{}, err
 		}
@@ -79,20 +86,29 @@ func lastLines(text []byte, n int) []byte {
 	return bytes.Join(lines, nil)
 }
 
-func wrongState(i instance, action string) error {
+// checkState refuses an action in other states than those that it is for, and while something else is under way.
+func checkState(i instance, action string, states ...string) error {
+	switch {
+	case i.Host == "":
+		return conflict("Instance %s is not ready", i.ID)
+	case i.TaskState != "":
+		return conflict("Cannot '%s' instance %s while it is in task_state %s", action, i.ID, i.TaskState)
+	case slices.Contains(states, i.VMState):
+		return nil
+	}
 	return conflict("Cannot '%s' instance %s while it is in vm_state %s", action, i.ID, i.VMState)
 }
 
 func (s *Server) startGuest(c *call, i instance, _ json.RawMessage) (answer, error) {
-	if i.VMState != "stopped" {
-		return answer{}, wrongState(i, "start")
+	if err := checkState(i, "start", "stopped"); err != nil {
+		return answer{}, err
 	}
 	return s.power(c, i, "powering-on", "active", 1, func(ctx context.Context, h *host) error { return h.driver.start(ctx, i) })
 }
 
 func (s *Server) stopGuest(c *call, i instance, _ json.RawMessage) (answer, error) {
-	if i.VMState != "active" {
-		return answer{}, wrongState(i, "stop")
+	if err := checkState(i, "stop", "active", "error"); err != nil {
+		return answer{}, err
 	}
 	return s.power(c, i, "powering-off", "stopped", 4, func(_ context.Context, h *host) error { return h.driver.stop(i) })
 }
@@ -101,15 +117,22 @@ func (s *Server) rebootGuest(c *call, i instance, raw json.RawMessage) (answer, 
 	var body struct {
 		Type string `json:"type"`
 	}
-	if err := json.Unmarshal(raw, &body); err != nil || body.Type != "HARD" && body.Type != "SOFT" {
-		return answer{}, badRequest("Invalid input for field/attribute type. Value: %s. is not one of ['HARD', 'Hard', 'hard', 'SOFT', 'Soft', 'soft']", raw)
+	if err := json.Unmarshal(raw, &body); err != nil {
+		return answer{}, badRequest("Invalid input for field/attribute reboot. Value: %s.", raw)
 	}
-	if i.VMState != "active" {
-		return answer{}, wrongState(i, "reboot")
+	task, states := "rebooting", []string{"active"}
+	switch strings.ToUpper(body.Type) {
+	case "SOFT":
+	case "HARD":
+		task, states = "rebooting_hard", []string{"active", "stopped", "error"}
+	default:
+		return answer{}, badRequest("Invalid input for field/attribute type. Value: %s. '%s' is not one of ['HARD', 'Hard', 'hard', 'SOFT', 'Soft', 'soft']", body.Type, body.Type)
 	}
-	task := map[string]string{"HARD": "rebooting_hard", "SOFT": "rebooting"}[body.Type]
+	if err := checkState(i, "reboot", states...); err != nil {
+		return answer{}, err
+	}
 	return s.power(c, i, task, "active", 1, func(ctx context.Context, h *host) error {
-		if err := h.driver.stop(i); err != nil {
+		if err := h.driver.stop(i); err != nil && !errors.Is(err, errNoGuest) {
 			return err
 		}
 		return h.driver.start(ctx, i)

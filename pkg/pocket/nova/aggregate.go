@@ -2,10 +2,14 @@ package nova
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"io"
 	"maps"
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/kiln-cloud/kiln/pkg/pocket/wire"
@@ -41,14 +45,20 @@ func aggregateView(c *call, a aggregate, created bool) map[string]any {
 
 // withAggregate runs work on an aggregate under the lock and answers a copy.
 func (s *Server) withAggregate(c *call, rule string, work func(a *aggregate) error) (aggregate, error) {
-	if err := c.may("admin", "os-aggregates:"+rule); err != nil {
+	if !strings.HasPrefix(rule, "compute:") {
+		rule = "os-aggregates:" + rule
+	}
+	if err := c.may("admin", rule); err != nil {
 		return aggregate{}, err
 	}
 	id, err := strconv.Atoi(c.PathValue("id"))
+	if err != nil {
+		return aggregate{}, badRequest("Invalid input received: id must be an integer")
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, a := range s.aggregates {
-		if err == nil && a.ID == id {
+		if a.ID == id {
 			if err := work(a); err != nil {
 				return aggregate{}, err
 			}
@@ -91,8 +101,14 @@ func (s *Server) createAggregate(c *call) (answer, error) {
 		return answer{}, err
 	}
 	var body aggregateRequest
-	if err := wire.ReadJSON(c.Request, &body); err != nil || body.Aggregate == nil || body.Aggregate.Name == "" {
-		return answer{}, badRequest("Invalid input for field/attribute aggregate. 'name' is a required property")
+	if err := wire.ReadJSON(c.Request, &body); err != nil {
+		return answer{}, malformed()
+	}
+	if body.Aggregate == nil {
+		return answer{}, badRequest("'aggregate' is a required property")
+	}
+	if body.Aggregate.Name == "" {
+		return answer{}, badRequest("Invalid input for field/attribute aggregate. Value: {}. 'name' is a required property")
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -171,8 +187,10 @@ func (s *Server) actOnAggregate(c *call) (answer, error) {
 			Metadata map[string]*string `json:"metadata"`
 		} `json:"set_metadata"`
 	}
-	if err := wire.ReadJSON(c.Request, &body); err != nil {
-		return answer{}, badRequest("%s", err)
+	named := map[string]json.RawMessage{}
+	raw, err := io.ReadAll(io.LimitReader(c.Body, wire.MaxBody))
+	if err = errors.Join(err, json.Unmarshal(raw, &named), json.Unmarshal(raw, &body)); err != nil {
+		return answer{}, malformed()
 	}
 	rule, work := "", func(*aggregate) error { return nil }
 	switch {
@@ -181,7 +199,7 @@ func (s *Server) actOnAggregate(c *call) (answer, error) {
 	case body.Remove != nil:
 		rule, work = "remove_host", func(a *aggregate) error {
 			if !slices.Contains(a.Hosts, body.Remove.Host) {
-				return notFound("Host aggregate %d has no host %s.", a.ID, body.Remove.Host)
+				return notFound("Cannot remove host %s in aggregate %d", body.Remove.Host, a.ID)
 			}
 			a.Hosts = slices.DeleteFunc(a.Hosts, func(name string) bool { return name == body.Remove.Host })
 			return nil
@@ -199,7 +217,7 @@ func (s *Server) actOnAggregate(c *call) (answer, error) {
 			return nil
 		}
 	default:
-		return answer{}, badRequest("There is no such action.")
+		return answer{}, badRequest("There is no such action: %s", strings.Join(slices.Sorted(maps.Keys(named)), ", "))
 	}
 	a, err := s.withAggregate(c, rule, work)
 	if err != nil {
@@ -214,7 +232,7 @@ func (s *Server) addToAggregate(a *aggregate, name string) error {
 		return notFound("Compute host %s could not be found.", name)
 	}
 	if slices.Contains(a.Hosts, name) {
-		return conflict("Cannot add host %s in aggregate %d: host exists", name, a.ID)
+		return conflict("Aggregate %d already has host %s.", a.ID, name)
 	}
 	a.Hosts = append(a.Hosts, name)
 	return nil
@@ -231,15 +249,16 @@ func (s *Server) cacheImages(c *call) (answer, error) {
 			ID string `json:"id"`
 		} `json:"cache"`
 	}
-	if err := wire.ReadJSON(c.Request, &body); err != nil || len(body.Cache) == 0 {
-		return answer{}, badRequest("Invalid input for field/attribute cache.")
+	if err := wire.ReadJSON(c.Request, &body); err != nil {
+		return answer{}, malformed()
 	}
-	a, err := s.withAggregate(c, "images", func(a *aggregate) error {
-		if len(a.Hosts) == 0 {
-			return badRequest("Aggregate is empty, no hosts to cache to") //nolint:revive // Nova's manner
-		}
-		return nil
-	})
+	if body.Cache == nil {
+		return answer{}, badRequest("'cache' is a required property")
+	}
+	if len(body.Cache) == 0 {
+		return answer{}, badRequest("Invalid input for field/attribute cache. Value: []. [] is too short")
+	}
+	a, err := s.withAggregate(c, "compute:aggregates:images", func(*aggregate) error { return nil })
 	if err != nil {
 		return answer{}, err
 	}

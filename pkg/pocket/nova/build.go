@@ -94,7 +94,7 @@ type buildError struct {
 func (e *buildError) Error() string { return e.message }
 
 var errNoValidHost = &buildError{
-	exception: "NoValidHost", message: "No valid host was found. There are not enough hosts available.",
+	exception: "NoValidHost", message: "No valid host was found. ",
 }
 
 func faultOf(cause error, id string, at time.Time) *fault {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -15,27 +16,27 @@ import (
 
 // createRequest is the server of POST /servers. Fields that it does not name are refused, as Nova's schema does.
 type createRequest struct {
-	Name             *string           `json:"name"`
-	ImageRef         string            `json:"imageRef"`
-	FlavorRef        any               `json:"flavorRef"`
-	Networks         json.RawMessage   `json:"networks"`
-	Metadata         map[string]string `json:"metadata"`
-	Host             *string           `json:"host"`
-	Hypervisor       *string           `json:"hypervisor_hostname"`
-	KeyName          *string           `json:"key_name"`
-	UserData         *string           `json:"user_data"`
-	AvailabilityZone string            `json:"availability_zone"`
-	ConfigDrive      any               `json:"config_drive"`
-	AdminPass        string            `json:"adminPass"`
-	Description      *string           `json:"description"`
-	SecurityGroups   json.RawMessage   `json:"security_groups"`
-	Tags             json.RawMessage   `json:"tags"`
-	DiskConfig       string            `json:"OS-DCF:diskConfig"`
-	MinCount         any               `json:"min_count"`
-	MaxCount         any               `json:"max_count"`
-	Hostname         string            `json:"hostname"`
-	BlockDevices     json.RawMessage   `json:"block_device_mapping_v2"`
-	ReturnID         any               `json:"return_reservation_id"`
+	Name             *string         `json:"name"`
+	ImageRef         string          `json:"imageRef"`
+	FlavorRef        any             `json:"flavorRef"`
+	Networks         json.RawMessage `json:"networks"`
+	Metadata         metadata        `json:"metadata"`
+	Host             *string         `json:"host"`
+	Hypervisor       *string         `json:"hypervisor_hostname"`
+	KeyName          *string         `json:"key_name"`
+	UserData         *string         `json:"user_data"`
+	AvailabilityZone string          `json:"availability_zone"`
+	ConfigDrive      any             `json:"config_drive"`
+	AdminPass        string          `json:"adminPass"`
+	Description      *string         `json:"description"`
+	SecurityGroups   json.RawMessage `json:"security_groups"`
+	Tags             json.RawMessage `json:"tags"`
+	DiskConfig       string          `json:"OS-DCF:diskConfig"`
+	MinCount         any             `json:"min_count"`
+	MaxCount         any             `json:"max_count"`
+	Hostname         string          `json:"hostname"`
+	BlockDevices     json.RawMessage `json:"block_device_mapping_v2"`
+	ReturnID         any             `json:"return_reservation_id"`
 }
 
 // createFields maps each field to the microversion (2.N) that brought it.
@@ -51,7 +52,7 @@ func readCreate(c *call) (*createRequest, error) {
 		Server json.RawMessage `json:"server"`
 	}
 	if err := wire.ReadJSON(c.Request, &body); err != nil {
-		return nil, badRequest("%s", err)
+		return nil, malformed()
 	}
 	if body.Server == nil {
 		return nil, badRequest("'server' is a required property")
@@ -62,12 +63,16 @@ func readCreate(c *call) (*createRequest, error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
 		if since, known := createFields[name]; !known || !c.at(since) {
-			return nil, badRequest("Additional properties are not allowed ('%s' was unexpected)", name)
+			return nil, badRequest("Invalid input for field/attribute server. Value: %s. Additional properties are not allowed ('%s' was unexpected)", body.Server, name)
 		}
 	}
 	in := &createRequest{}
 	if err := json.Unmarshal(body.Server, in); err != nil {
-		return nil, badRequest("Invalid input for field/attribute server: %s", err)
+		return nil, asBadRequest(err, "server")
+	}
+	if in.ConfigDrive != nil && !slices.Contains(booleans, in.ConfigDrive) {
+		return nil, badRequest("Invalid input for field/attribute config_drive. Value: %v. '%v' is not one of [True, 'True', 'TRUE', 'true', "+
+			"'1', 'ON', 'On', 'on', 'YES', 'Yes', 'yes', False, 'False', 'FALSE', 'false', '0', 'OFF', 'Off', 'off', 'NO', 'No', 'no']", in.ConfigDrive, in.ConfigDrive)
 	}
 	switch {
 	case in.Name == nil:
@@ -134,7 +139,7 @@ type destination struct {
 func (s *Server) destination(c *call, in *createRequest) (destination, error) {
 	var want destination
 	if in.Host != nil || in.Hypervisor != nil {
-		if err := c.may("admin", "servers:create:requested_destination"); err != nil {
+		if err := c.may("admin", "compute:servers:create:requested_destination"); err != nil {
 			return want, err
 		}
 		for _, name := range []*string{in.Host, in.Hypervisor} {
@@ -149,7 +154,7 @@ func (s *Server) destination(c *call, in *createRequest) (destination, error) {
 	}
 	zone, pinned, found := strings.Cut(in.AvailabilityZone, ":")
 	want.zone = zone
-	if found && pinned != "" {
+	if found && pinned != "" { // an unknown host is found out by the scheduler only
 		if err := c.may("admin", "servers:create:forced_host"); err != nil {
 			return want, err
 		}
@@ -163,11 +168,14 @@ func (s *Server) destination(c *call, in *createRequest) (destination, error) {
 
 func (s *Server) imageFor(c *call, in *createRequest) (wire.Image, error) {
 	if in.ImageRef == "" {
-		return wire.Image{}, badRequest("Invalid imageRef provided.")
+		return wire.Image{}, badRequest("Missing imageRef attribute")
+	}
+	if !uuidLike.MatchString(in.ImageRef) {
+		return wire.Image{}, badRequest("Invalid input for field/attribute imageRef. Value: %s. '%s' is not valid under any of the given schemas", in.ImageRef, in.ImageRef)
 	}
 	image, err := s.deps.Images.Get(c.caller, in.ImageRef)
 	if errors.Is(err, wire.ErrImageNotFound) {
-		return image, badRequest("Image %s could not be found.", in.ImageRef)
+		return image, badRequest("Can not find requested image")
 	}
 	if err != nil {
 		return image, err
@@ -176,6 +184,14 @@ func (s *Server) imageFor(c *call, in *createRequest) (wire.Image, error) {
 		return image, badRequest("Image %s is not active.", in.ImageRef)
 	}
 	return image, nil
+}
+
+var uuidLike = regexp.MustCompile(`^[0-9a-fA-F]{8}-?([0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}$`)
+
+// booleans are what Nova's schema takes for one: the true ones first.
+var booleans = []any{
+	true, "True", "TRUE", "true", "1", "ON", "On", "on", "YES", "Yes", "yes",
+	false, "False", "FALSE", "false", "0", "OFF", "Off", "off", "NO", "No", "no",
 }
 
 const gib = 1 << 30
@@ -204,7 +220,7 @@ func (s *Server) newInstance(c *call, in *createRequest, image wire.Image, f fla
 		ID: id, Name: *in.Name, Hostname: hostnameOf(*in.Name, id), Description: in.Description,
 		ProjectID: c.caller.ProjectID, Project: c.caller.ProjectName, UserID: c.caller.UserID, User: c.caller.UserName,
 		Image: image, Flavor: f, Metadata: maps.Clone(in.Metadata), UserData: in.UserData,
-		ConfigDrive: fmt.Sprint(in.ConfigDrive) == "true" || fmt.Sprint(in.ConfigDrive) == "True",
+		ConfigDrive: slices.Contains(booleans[:len(booleans)/2], in.ConfigDrive),
 		WantZone:    strings.SplitN(in.AvailabilityZone, ":", 2)[0],
 		Reservation: "r-" + wire.Hex(s.deps.NewID())[:8], AdminPass: in.AdminPass,
 		VMState: "building", TaskState: "scheduling", Created: s.deps.Clock(),

@@ -1,11 +1,10 @@
 package nova
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
-
-	"github.com/kiln-cloud/kiln/pkg/pocket/wire"
 )
 
 // apiError becomes Nova's body {"<name>": {"code", "message"}}.
@@ -25,6 +24,9 @@ func badRequest(format string, args ...any) error {
 }
 func notFound(format string, args ...any) error { return fail(http.StatusNotFound, format, args...) }
 func conflict(format string, args ...any) error { return fail(http.StatusConflict, format, args...) }
+
+// malformed is what Nova says of a body that it cannot read.
+func malformed() error { return badRequest("Malformed request body") }
 
 func forbidden(rule string) error {
 	return fail(http.StatusForbidden, "Policy doesn't allow %s to be performed.", rule)
@@ -52,5 +54,11 @@ func writeError(w http.ResponseWriter, err error) {
 	if name == "" {
 		name = "computeFault"
 	}
-	wire.WriteJSON(w, known.status, map[string]any{name: map[string]any{"code": known.status, "message": known.message}})
+	raw, err := json.Marshal(map[string]any{name: map[string]any{"code": known.status, "message": known.message}})
+	if err != nil {
+		raw = []byte("{}")
+	}
+	w.Header().Set("Content-Type", "application/json; charset=UTF-8")
+	w.WriteHeader(known.status)
+	_, _ = w.Write(raw) // the client went away: nobody is left to tell
 }

@@ -131,14 +131,21 @@ func (s *Server) createFlavor(c *call) (answer, error) {
 		Flavor *flavorRequest `json:"flavor"`
 	}
 	if err := wire.ReadJSON(c.Request, &body); err != nil {
-		return answer{}, badRequest("%s", err)
+		return answer{}, malformed()
 	}
 	in := body.Flavor
 	if in == nil {
-		return answer{}, badRequest("Invalid input for field/attribute flavor. Value: None. 'flavor' is a required property")
+		return answer{}, badRequest("'flavor' is a required property")
 	}
-	if in.Name == "" || in.RAM < 1 || in.VCPUs < 1 || in.Disk < 0 {
-		return answer{}, badRequest("Invalid input for field/attribute flavor. A name, ram and vcpus of at least 1 are required.")
+	switch {
+	case in.Name == "":
+		return answer{}, badRequest("Invalid input for field/attribute flavor. Value: {}. 'name' is a required property")
+	case in.VCPUs < 1:
+		return answer{}, badRequest("Invalid input for field/attribute vcpus. Value: %d. %d is less than the minimum of 1", in.VCPUs, in.VCPUs)
+	case in.RAM < 1:
+		return answer{}, badRequest("Invalid input for field/attribute ram. Value: %d. %d is less than the minimum of 1", in.RAM, in.RAM)
+	case in.Disk < 0:
+		return answer{}, badRequest("Invalid input for field/attribute disk. Value: %d. %d is less than the minimum of 0", in.Disk, in.Disk)
 	}
 	f := &flavor{
 		ID: s.deps.NewID(), Name: in.Name, VCPUs: int64(in.VCPUs), RAM: int64(in.RAM), Disk: int64(in.Disk),

@@ -64,7 +64,7 @@ func (s *Server) hypervisorView(c *call, h *host) map[string]any {
 		view["hypervisor_type"], view["hypervisor_version"] = "QEMU", 7002000
 	}
 	if c.at(53) && c.URL.Query().Get("with_servers") != "" {
-		if servers := s.serversOn(h); len(servers) > 0 {
+		if servers := s.serversOn(h); len(servers) > 0 || c.at(75) {
 			view["servers"] = servers
 		}
 	}
@@ -95,7 +95,7 @@ func (s *Server) addCapacity(c *call, h *host, view map[string]any) {
 }
 
 func (s *Server) serversOn(h *host) []any {
-	var list []any
+	list := []any{}
 	for _, id := range s.order {
 		if i := s.instances[id]; i.Host == h.Name {
 			list = append(list, map[string]any{"uuid": i.ID, "name": i.Label})
@@ -168,6 +168,18 @@ func (s *Server) listServices(c *call) (answer, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	list := []any{}
+	for n, binary := range []string{"nova-scheduler", "nova-conductor"} {
+		if (query.Has("host") && query.Get("host") != s.deps.Region) || (query.Has("binary") && query.Get("binary") != binary) {
+			continue
+		}
+		inner := &host{Node: wire.Node{Name: s.deps.Region}, serviceID: s.control[n]}
+		view := s.serviceView(c, inner)
+		view["binary"], view["zone"] = binary, "internal"
+		if !c.at(53) {
+			view["id"] = len(s.hosts) + n + 1
+		}
+		list = append(list, view)
+	}
 	for _, h := range s.hosts {
 		if (!query.Has("host") || query.Get("host") == h.Name) && (!query.Has("binary") || query.Get("binary") == "nova-compute") {
 			list = append(list, s.serviceView(c, h))
@@ -187,7 +199,7 @@ func (s *Server) updateService(c *call) (answer, error) {
 		ForcedDown     *bool   `json:"forced_down"`
 	}
 	if err := wire.ReadJSON(c.Request, &body); err != nil {
-		return answer{}, badRequest("%s", err)
+		return answer{}, malformed()
 	}
 	if !c.at(53) {
 		return answer{}, notFound("The resource could not be found.")
@@ -237,7 +249,7 @@ func (s *Server) showLimits(c *call) (answer, error) {
 		}
 	}
 	absolute := map[string]any{
-		"maxServerMeta": -1, "maxTotalInstances": -1, "maxTotalCores": -1, "maxTotalRAMSize": -1, "maxTotalKeypairs": -1,
+		"maxServerMeta": 128, "maxTotalInstances": -1, "maxTotalCores": -1, "maxTotalRAMSize": -1, "maxTotalKeypairs": 100,
 		"maxServerGroups": -1, "maxServerGroupMembers": -1, "totalCoresUsed": cores, "totalInstancesUsed": guests,
 		"totalRAMUsed": ram, "totalServerGroupsUsed": 0,
 	}

@@ -1,11 +1,42 @@
 package nova
 
 import (
+	"encoding/json"
+	"errors"
 	"maps"
 	"net/http"
 
 	"github.com/kiln-cloud/kiln/pkg/pocket/wire"
 )
+
+// metadata takes texts only, and names the item that is none, as Nova's schema does.
+type metadata map[string]string
+
+// UnmarshalJSON refuses values that are no texts.
+func (m *metadata) UnmarshalJSON(raw []byte) error {
+	var items map[string]any
+	if err := json.Unmarshal(raw, &items); err != nil {
+		return err
+	}
+	*m = metadata{}
+	for key, value := range items {
+		text, isText := value.(string)
+		if !isText {
+			return badRequest("Invalid input for field/attribute %s. Value: %v. %v is not of type 'string'", key, value, value)
+		}
+		(*m)[key] = text
+	}
+	return nil
+}
+
+// asBadRequest keeps an answer that the decoding of a field has found already.
+func asBadRequest(err error, name string) error {
+	var known *apiError
+	if errors.As(err, &known) {
+		return known
+	}
+	return badRequest("Invalid input for field/attribute %s. %s", name, err)
+}
 
 func (s *Server) showMetadata(c *call) (answer, error) {
 	i, err := s.find(c, c.PathValue("id"))
@@ -24,10 +55,13 @@ func (s *Server) writeMetadata(c *call, replace bool) (answer, error) {
 		return answer{}, err
 	}
 	var body struct {
-		Metadata map[string]string `json:"metadata"`
+		Metadata metadata `json:"metadata"`
 	}
-	if err := wire.ReadJSON(c.Request, &body); err != nil || body.Metadata == nil {
-		return answer{}, badRequest("Invalid input for field/attribute metadata.")
+	if err := wire.ReadJSON(c.Request, &body); err != nil {
+		return answer{}, asBadRequest(err, "metadata")
+	}
+	if body.Metadata == nil {
+		return answer{}, badRequest("'metadata' is a required property")
 	}
 	before, after, _ := s.change(i.ID, func(i *instance) {
 		if replace {
@@ -40,10 +74,11 @@ func (s *Server) writeMetadata(c *call, replace bool) (answer, error) {
 }
 
 func (s *Server) findToChange(c *call) (instance, error) {
-	if err := c.may("member", "server-metadata:update"); err != nil {
-		return instance{}, err
+	i, err := s.find(c, c.PathValue("id"))
+	if err != nil {
+		return i, err // before the policy: what a caller cannot see is not there
 	}
-	return s.find(c, c.PathValue("id"))
+	return i, c.may("member", "server-metadata:update")
 }
 
 func (s *Server) showMetadataItem(c *call) (answer, error) {
@@ -64,10 +99,10 @@ func (s *Server) setMetadataItem(c *call) (answer, error) {
 		return answer{}, err
 	}
 	var body struct {
-		Meta map[string]string `json:"meta"`
+		Meta metadata `json:"meta"`
 	}
 	if err := wire.ReadJSON(c.Request, &body); err != nil {
-		return answer{}, badRequest("Invalid input for field/attribute meta.")
+		return answer{}, asBadRequest(err, "meta")
 	}
 	if _, named := body.Meta[c.PathValue("key")]; !named {
 		return answer{}, badRequest("Request body and URI mismatch")

@@ -45,7 +45,8 @@ type Server struct {
 	flavors    []*flavor
 	aggregates []*aggregate
 	hosts      []*host
-	serial     int // of instance names
+	control    []string // service ids of scheduler and conductor
+	serial     int      // of instance names
 	aggSerial  int
 }
 
@@ -76,7 +77,7 @@ func New(deps Deps) (*Server, error) {
 	if deps.QEMUImg == "" {
 		deps.QEMUImg = "qemu-img"
 	}
-	s := &Server{deps: deps, instances: map[string]*instance{}}
+	s := &Server{deps: deps, instances: map[string]*instance{}, control: []string{deps.NewID(), deps.NewID()}}
 	s.life, s.stop = context.WithCancel(context.Background())
 	for _, node := range deps.Nodes {
 		h, err := s.addHost(node)

@@ -24,8 +24,11 @@ func (c *call) may(role, rule string) error {
 	if role == "admin" {
 		ok = c.caller.Admin()
 	}
+	if !ok && !strings.HasPrefix(rule, "compute:") {
+		rule = "os_compute_api:" + rule
+	}
 	if !ok {
-		return forbidden("os_compute_api:" + rule)
+		return forbidden(rule)
 	}
 	return nil
 }
@@ -49,9 +52,7 @@ func (s *Server) routes() http.Handler {
 	for pattern, h := range s.table() {
 		mux.HandleFunc(pattern, s.serve(h))
 	}
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		writeError(w, notFound("The resource could not be found."))
-	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { noRoute(w) })
 	checked := s.deps.Authenticate(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		path := strings.TrimSuffix(r.URL.Path, "/")
@@ -60,6 +61,7 @@ func (s *Server) routes() http.Handler {
 			s.showVersions(w)
 			return
 		case path == "/v2.1":
+			setVersion(w, oldest.String())
 			s.showVersion(w, "v2.1")
 			return
 		case path == "/v2":
@@ -68,7 +70,7 @@ func (s *Server) routes() http.Handler {
 		}
 		rest, found := strings.CutPrefix(path, "/v2.1/")
 		if !found {
-			writeError(w, notFound("The resource could not be found."))
+			noRoute(w)
 			return
 		}
 		if first, after, more := strings.Cut(rest, "/"); more && projectID.MatchString(first) {
@@ -111,14 +113,15 @@ func (s *Server) table() map[string]handlerFunc {
 // serve agrees on the microversion, runs the handler and writes what it answers.
 func (s *Server) serve(h handlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Compute-Request-Id", wire.RequestID(r.Context()))
 		version, err := negotiate(r)
+		if version != (wire.Microversion{}) { // a version out of range is echoed as well
+			setVersion(w, version.String())
+		}
 		if err != nil {
 			writeError(w, err)
 			return
 		}
-		w.Header().Set("OpenStack-API-Version", "compute "+version.String())
-		w.Header().Set("X-OpenStack-Nova-API-Version", version.String())
-		w.Header().Set("Vary", "OpenStack-API-Version, X-OpenStack-Nova-API-Version")
 		result, err := h(&call{Request: r, caller: wire.CallerOf(r.Context()), version: version})
 		if err != nil {
 			writeError(w, err)
@@ -127,6 +130,22 @@ func (s *Server) serve(h handlerFunc) http.HandlerFunc {
 		for name, values := range result.header {
 			w.Header()[name] = values
 		}
+		if result.body == nil {
+			w.Header().Set("Content-Type", "application/json") // Nova says so of its empty answers too
+		}
 		wire.WriteJSON(w, result.status, result.body)
 	}
+}
+
+func setVersion(w http.ResponseWriter, version string) {
+	w.Header().Set("OpenStack-API-Version", "compute "+version)
+	w.Header().Set("X-OpenStack-Nova-API-Version", version)
+	w.Header()["Vary"] = []string{"X-OpenStack-Nova-API-Version", "OpenStack-API-Version"}
+}
+
+// noRoute is the web framework's answer to a path that nobody serves.
+func noRoute(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "text/plain; charset=UTF-8")
+	w.WriteHeader(http.StatusNotFound)
+	_, _ = w.Write([]byte("404 Not Found\n\nThe resource could not be found.\n\n   ")) // the client went away
 }

@@ -42,7 +42,7 @@ func (s *Server) updateServer(c *call) (answer, error) {
 		} `json:"server"`
 	}
 	if err := wire.ReadJSON(c.Request, &body); err != nil {
-		return answer{}, badRequest("%s", err)
+		return answer{}, malformed()
 	}
 	_, after, _ := s.change(i.ID, func(i *instance) {
 		if body.Server.Name != nil {
@@ -63,6 +63,18 @@ func (s *Server) listServersDetail(c *call) (answer, error) {
 	return s.serverList(c, "servers/detail", s.serverView)
 }
 
+// queryKeys are those that Nova's schema of the list takes; the others are a 400.
+var queryKeys = strings.Fields(`user_id project_id tenant_id launch_index image_ref image kernel_id hostname key_name power_state
+	vm_state task_state host node flavor reservation_id launched_at terminated_at availability_zone name display_name description
+	display_description locked_by uuid root_device_name config_drive access_ip_v4 access_ip_v6 auto_disk_config progress limit marker
+	sort_key sort_dir all_tenants deleted status changes-since changes-before ip ip6 created_at block_device_mapping services metadata
+	system_metadata security_groups info_cache not-tags not-tags-any tags tags-any soft_deleted locked`)
+
+var statuses = []string{
+	"ACTIVE", "BUILD", "DELETED", "ERROR", "HARD_REBOOT", "MIGRATING", "PASSWORD", "PAUSED", "REBOOT", "REBUILD", "RESCUE", "RESIZE",
+	"REVERT_RESIZE", "SHELVED", "SHELVED_OFFLOADED", "SHUTOFF", "SOFT_DELETED", "SUSPENDED", "UNKNOWN", "VERIFY_RESIZE",
+}
+
 // maxLimit is [api]max_limit.
 const maxLimit = 1000
 
@@ -71,6 +83,14 @@ func (s *Server) serverList(c *call, path string, view func(*call, *instance) ma
 	limit, err := limitOf(query)
 	if err != nil {
 		return answer{}, err
+	}
+	for name := range query {
+		if !slices.Contains(queryKeys, name) && !strings.HasPrefix(name, "_") {
+			return answer{}, badRequest("'%s' does not match any of the regexes: '^_'", name)
+		}
+	}
+	if query.Has("status") && !slices.Contains(statuses, strings.ToUpper(query.Get("status"))) {
+		return answer{}, badRequest("Invalid status value")
 	}
 	everything, err := allTenants(c, query)
 	if err != nil {
@@ -182,10 +202,10 @@ func matches(c *call, query url.Values, i instance) bool {
 }
 
 func (s *Server) deleteServer(c *call) (answer, error) {
-	if err := c.may("member", "servers:delete"); err != nil {
-		return answer{}, err
-	}
 	i, err := s.find(c, c.PathValue("id"))
+	if err == nil {
+		err = c.may("member", "servers:delete")
+	}
 	if err != nil {
 		return answer{}, err
 	}

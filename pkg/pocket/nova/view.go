@@ -1,6 +1,9 @@
 package nova
 
 import (
+	"cmp"
+	"strings"
+
 	"github.com/kiln-cloud/kiln/pkg/pocket/wire"
 )
 
@@ -27,7 +30,7 @@ func (s *Server) serverView(c *call, i *instance) map[string]any {
 	if progress, shown := i.progress(); shown {
 		view["progress"] = progress
 	}
-	view["OS-EXT-AZ:availability_zone"] = i.Zone
+	view["OS-EXT-AZ:availability_zone"] = cmp.Or(i.Zone, defaultZone)
 	view["config_drive"] = ""
 	if i.ConfigDrive {
 		view["config_drive"] = "True"
@@ -38,9 +41,6 @@ func (s *Server) serverView(c *call, i *instance) map[string]any {
 	view["OS-EXT-STS:task_state"], view["OS-EXT-STS:vm_state"] = orNull(i.TaskState), i.VMState
 	view["OS-EXT-STS:power_state"] = i.PowerState
 	view["os-extended-volumes:volumes_attached"] = []any{}
-	if i.Host != "" || i.VMState != "error" {
-		view["security_groups"] = []any{map[string]any{"name": "default"}}
-	}
 	if i.Fault != nil && (i.VMState == "error" || i.VMState == "deleted") {
 		view["fault"] = faultView(c, i.Fault)
 	}
@@ -56,19 +56,34 @@ func (s *Server) adminView(c *call, i *instance, view map[string]any) {
 	}
 	view["OS-EXT-SRV-ATTR:host"] = orNull(i.Host)
 	view["OS-EXT-SRV-ATTR:hypervisor_hostname"] = orNull(i.Host)
-	view["OS-EXT-SRV-ATTR:instance_name"] = i.Label
+	view["OS-EXT-SRV-ATTR:instance_name"] = ""
+	if i.Host != "" || i.VMState == "error" { // the name comes with the row, which comes with the host
+		view["OS-EXT-SRV-ATTR:instance_name"] = i.Label
+	}
 	if c.at(3) {
 		view["OS-EXT-SRV-ATTR:hostname"] = i.Hostname
 		view["OS-EXT-SRV-ATTR:reservation_id"] = i.Reservation
 		view["OS-EXT-SRV-ATTR:launch_index"] = 0
 		view["OS-EXT-SRV-ATTR:kernel_id"] = i.Image.Properties["kernel_id"]
 		view["OS-EXT-SRV-ATTR:ramdisk_id"] = i.Image.Properties["ramdisk_id"]
-		view["OS-EXT-SRV-ATTR:root_device_name"] = "/dev/vda"
+		view["OS-EXT-SRV-ATTR:root_device_name"] = orNull(s.rootDevice(i.Host))
 		view["OS-EXT-SRV-ATTR:user_data"] = i.UserData
 	}
 	if c.at(16) {
 		view["host_status"] = s.hostStatus(i.Host)
 	}
+}
+
+// rootDevice is the name that the driver gives to the first disk; none before there is a host.
+func (s *Server) rootDevice(name string) string {
+	h := s.host(name)
+	switch {
+	case h == nil:
+		return ""
+	case h.Driver == "qemu":
+		return "/dev/vda"
+	}
+	return "/dev/sda"
 }
 
 func (s *Server) hostStatus(name string) string {
@@ -95,7 +110,7 @@ func newerView(c *call, i *instance, view map[string]any) {
 	if c.at(63) {
 		view["trusted_image_certificates"] = nil
 	}
-	if c.at(71) {
+	if c.at(71) && !strings.HasSuffix(c.URL.Path, "/detail") { // a list has none
 		view["server_groups"] = []any{}
 	}
 	if c.at(73) {
