@@ -66,16 +66,18 @@ status() {
     return "$red"
 }
 
-# print_env prints what tests and the openstack command need, quoted for the shell.
+# print_env USER prints what tests need, and the user's OS_ variables, quoted for the shell. The openstack
+# command lets OS_USERNAME win over --os-cloud: for another user ask for that user's variables.
 print_env() {
     local fakes
+    [[ -v USERS[$1] ]] || usage
     [[ -r $STATE/password ]] || { echo "tools/cloud: nothing is up in $STATE" >&2; exit 1; }
     PASSWORD=$(<"$STATE/password")
     fakes=$(IFS=,; echo "${FAKE_HOSTS[*]}")
     local -a lines=(
-        "OS_AUTH_URL=$AUTH_URL" OS_USERNAME=admin "OS_PASSWORD=$PASSWORD" OS_PROJECT_NAME=admin
+        "OS_AUTH_URL=$AUTH_URL" "OS_USERNAME=$1" "OS_PASSWORD=$PASSWORD" "OS_PROJECT_NAME=${USERS[$1]}"
         OS_USER_DOMAIN_ID=default OS_PROJECT_DOMAIN_ID=default "OS_REGION_NAME=$REGION"
-        OS_IDENTITY_API_VERSION=3 "OS_CLIENT_CONFIG_FILE=$STATE/clouds.yaml"
+        OS_IDENTITY_API_VERSION=3 OS_COMPUTE_API_VERSION=2.92 "OS_CLIENT_CONFIG_FILE=$STATE/clouds.yaml"
         KILN_TEST_CLOUD=1 "KILN_TEST_AUTH_URL=$AUTH_URL" "KILN_TEST_PASSWORD=$PASSWORD"
         "KILN_TEST_REGION=$REGION"
         "KILN_TEST_RABBIT_URL=amqp://openstack:$PASSWORD@127.0.0.1:$RABBIT_PORT/"

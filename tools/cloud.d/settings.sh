@@ -31,6 +31,8 @@ CEPH_CONF=$STATE/ceph/ceph.conf
 # Names with a dot: libvirt asks the resolver about names without one, which may block for long.
 LIBVIRT_HOST=libvirt1.kiln.test
 FAKE_HOSTS=(fake1.kiln.test fake2.kiln.test fake3.kiln.test)
+# Users that tests act as, each with its project.
+declare -A USERS=([admin]=admin [kiln]=service [demo]=demo [demo-reader]=demo [demo-manager]=demo [other]=other)
 INSTANCES=$STATE/nova/$LIBVIRT_HOST/instances
 LIBVIRT_URI="qemu+unix:///system?socket=$STATE/libvirt/run/libvirt-sock"
 
@@ -74,11 +76,10 @@ write_file() {
 
 # write_clouds_yaml writes one entry for each user that tests act as.
 write_clouds_yaml() {
-    local entry user project
+    local user
     {
         echo "clouds:"
-        for entry in admin:admin kiln:service demo:demo demo-reader:demo demo-manager:demo other:other; do
-            user=${entry%%:*} project=${entry#*:}
+        for user in "${!USERS[@]}"; do
             cat <<YAML
   $user:
     region_name: $REGION
@@ -87,7 +88,7 @@ write_clouds_yaml() {
       auth_url: $AUTH_URL
       username: $user
       password: "$PASSWORD"
-      project_name: $project
+      project_name: ${USERS[$user]}
       user_domain_id: default
       project_domain_id: default
 YAML
