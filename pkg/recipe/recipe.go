@@ -69,7 +69,7 @@ type Services struct {
 
 // Disk is the shape of the disk.
 type Disk struct {
-	Size Size `yaml:"size" json:"size" doc:"virtual size, for example 2GiB (the default)"`
+	Size Size `yaml:"size" json:"size,omitempty" doc:"virtual size, for example 2GiB (the default)"`
 }
 
 // Kernel is the kernel and its arguments.
