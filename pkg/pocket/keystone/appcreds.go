@@ -96,7 +96,7 @@ func (s *Service) showCred(c *appCred) doc {
 	if !c.expires.IsZero() {
 		expires = wire.MicroStamp(c.expires)
 	}
-	return doc{"id": c.id, "name": c.name, "description": c.description, "project_id": c.projectID, "roles": c.roles,
+	return doc{"id": c.id, "name": c.name, "description": c.description, "project_id": c.projectID, "user_id": c.userID, "roles": c.roles,
 		"unrestricted": c.unrestricted, "expires_at": expires, "system": nil,
 		"links": doc{"self": s.kit.URL + "/v3/users/" + c.userID + "/application_credentials/" + c.id}}
 }
@@ -127,18 +127,13 @@ func (s *Service) showAppCred(r *http.Request, _ *token) (answer, error) {
 	return answer{status: http.StatusOK, body: doc{"application_credential": s.showCred(c)}}, nil
 }
 
-// deleteAppCred revokes the credential's tokens as well, as Keystone does.
+// deleteAppCred leaves the tokens that the credential brought: on a real Keystone they work until they expire.
 func (s *Service) deleteAppCred(r *http.Request, _ *token) (answer, error) {
 	c, err := s.cred(r)
 	if err != nil {
 		return answer{}, err
 	}
 	delete(s.appCreds, c.id)
-	for key, t := range s.tokens {
-		if t.appCred == c {
-			delete(s.tokens, key)
-		}
-	}
 	return answer{status: http.StatusNoContent}, nil
 }
 

@@ -52,6 +52,8 @@ func missing(attribute, target string) error {
 	return fail(http.StatusBadRequest, "Expecting to find %s in %s.%s", attribute, target, malformed)
 }
 
+var methods = []string{"password", "token", "application_credential"}
+
 // createToken is POST /v3/auth/tokens.
 func (s *Service) createToken(r *http.Request, _ *token) (answer, error) {
 	var body authBody
@@ -88,8 +90,8 @@ func (s *Service) identify(body *authBody) (*token, error) {
 		case method == "password" && identity.Password == nil, method == "token" && identity.Token == nil,
 			method == "application_credential" && identity.AppCred == nil:
 			return nil, missing(method, "identity")
-		case !slices.Contains([]string{"password", "token", "application_credential"}, method):
-			return nil, missing(method, "identity")
+		case !slices.Contains(methods, method):
+			return nil, &apiError{http.StatusUnauthorized, "Attempted to authenticate with an unsupported method.", methods}
 		}
 	}
 	switch identity.Methods[0] {
@@ -115,7 +117,10 @@ func (s *Service) identify(body *authBody) (*token, error) {
 // byToken makes a new token from an older one: same end of life, both audit ids.
 func (s *Service) byToken(id string) (*token, error) {
 	old := s.find(id)
-	if old == nil || old.appCred != nil {
+	if old == nil {
+		return nil, fail(http.StatusNotFound, "Could not recognize Fernet token")
+	}
+	if old.appCred != nil {
 		return nil, errUnauthorized
 	}
 	methods := append([]string{"token"}, slices.DeleteFunc(slices.Clone(old.methods), func(m string) bool { return m == "token" })...)

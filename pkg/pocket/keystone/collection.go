@@ -202,7 +202,7 @@ func (c *collection) create(s *Service) handler {
 			delete(d, "id")
 		}
 		if id, _ := d["service_id"].(string); c.singular == "endpoint" && s.services.get(id) == nil {
-			return answer{}, notFound("service", id)
+			return answer{}, fail(http.StatusBadRequest, "Could not find service: %s.", id)
 		}
 		if err := c.checkUnique(d); err != nil {
 			return answer{}, err
@@ -219,11 +219,19 @@ func (c *collection) checkUnique(d doc) error {
 	if domain == "" && (c.singular == "user" || c.singular == "project") {
 		domain = "default"
 	}
-	if name, _ := d[c.unique].(string); c.byName(name, domain) != nil {
-		return fail(http.StatusConflict, "Conflict occurred attempting to store %s - Duplicate entry found with name %s%s.",
-			c.singular, name, map[bool]string{true: " at domain ID " + domain}[domain != ""])
+	name, _ := d[c.unique].(string)
+	other := c.byName(name, domain)
+	switch {
+	case other == nil:
+		return nil
+	case c.singular == "project":
+		return fail(http.StatusConflict, "Conflict occurred attempting to store project - it is not permitted to have two projects "+
+			"with either the same name or same id in the same domain: name is %s, project id %s.", name, idOf(other))
+	case domain != "":
+		return fail(http.StatusConflict, "Conflict occurred attempting to store %s - Duplicate entry found with name %s at domain ID %s.",
+			c.singular, name, domain)
 	}
-	return nil
+	return fail(http.StatusConflict, "Conflict occurred attempting to store %s - Duplicate entry found with name %s.", c.singular, name)
 }
 
 func (c *collection) show(r *http.Request, _ *token) (answer, error) {

@@ -84,6 +84,7 @@ func (s *Service) SetEndpoint(e Endpoint) {
 type apiError struct {
 	status  int
 	message string
+	methods []string // for a 401 that names the methods there are
 }
 
 func (e *apiError) Error() string { return e.message }
@@ -155,9 +156,11 @@ func (s *Service) fail(w http.ResponseWriter, err error) {
 		w.Header().Set("WWW-Authenticate", `Keystone uri="`+s.kit.URL+`/v3"`)
 	}
 	w.Header().Set("Vary", "X-Auth-Token")
-	wire.WriteJSON(w, e.status, map[string]any{"error": map[string]any{
-		"code": e.status, "message": e.message, "title": http.StatusText(e.status),
-	}})
+	body := doc{"code": e.status, "message": e.message, "title": http.StatusText(e.status)}
+	if e.methods != nil {
+		body["identity"] = doc{"methods": e.methods}
+	}
+	wire.WriteJSON(w, e.status, doc{"error": body})
 }
 
 // Handler is the service's API, below its prefix.

@@ -1,0 +1,5 @@
+package conformance
+
+import "testing"
+
+func testGophercloud(t *testing.T, target Target) {}
