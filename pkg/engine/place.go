@@ -89,6 +89,10 @@ func (h *placeHandler) start(ctx context.Context, r *job.Run, m manager, w *plac
 	if err != nil {
 		return nil, err
 	}
+	// A repeat finds no server but perhaps the claim of the attempt before: nothing runs on it.
+	if err := h.Store.Release(ctx, w.ID); err != nil {
+		return nil, err
+	}
 	var last error
 	for range nodesTried {
 		node, err := h.hold(ctx, *w, ask)
