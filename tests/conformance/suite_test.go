@@ -31,6 +31,7 @@ var areas = []struct {
 	{"keystone", testKeystone},
 	{"glance", testGlance},
 	{"placement", testPlacement},
+	{"nova", testNova},
 	{"gophercloud", testGophercloud},
 }
 

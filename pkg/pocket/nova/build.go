@@ -117,8 +117,8 @@ func faultOf(cause error, id string, at time.Time) *fault {
 
 // schedule picks the first enabled host with room, in the order of the configuration, and claims it.
 func (s *Server) schedule(ctx context.Context, i *instance, want destination) (*host, error) {
-	claim := wire.Claim{
-		Consumer: i.ID, ProjectID: i.ProjectID, UserID: i.UserID, Type: "INSTANCE",
+	claim := wire.Claim{ // without a consumer type: Zed's Nova sends none, and Placement shows "unknown"
+		Consumer: i.ID, ProjectID: i.ProjectID, UserID: i.UserID,
 		Resources: map[string]int64{"VCPU": i.Flavor.VCPUs, "MEMORY_MB": i.Flavor.RAM},
 	}
 	if disk := i.Flavor.Disk + i.Flavor.Ephemeral; disk > 0 {

@@ -146,7 +146,10 @@ func (s *Server) destination(c *call, in *createRequest) (destination, error) {
 			if name == nil {
 				continue
 			}
-			if s.host(*name) == nil || want.host != "" && want.host != *name {
+			if want.host != "" && want.host != *name { // no node has both names
+				return want, badRequest("Compute host %s could not be found.", want.host)
+			}
+			if s.host(*name) == nil {
 				return want, badRequest("Compute host %s could not be found.", *name)
 			}
 			want.host = *name

@@ -52,7 +52,7 @@ func (s *Server) routes() http.Handler {
 	for pattern, h := range s.table() {
 		mux.HandleFunc(pattern, s.serve(h))
 	}
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { noRoute(w) })
+	mux.HandleFunc("/", noRoute)
 	checked := s.deps.Authenticate(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		path := strings.TrimSuffix(r.URL.Path, "/")
@@ -70,7 +70,7 @@ func (s *Server) routes() http.Handler {
 		}
 		rest, found := strings.CutPrefix(path, "/v2.1/")
 		if !found {
-			noRoute(w)
+			noRoute(w, r)
 			return
 		}
 		if first, after, more := strings.Cut(rest, "/"); more && projectID.MatchString(first) {
@@ -143,8 +143,14 @@ func setVersion(w http.ResponseWriter, version string) {
 	w.Header()["Vary"] = []string{"X-OpenStack-Nova-API-Version", "OpenStack-API-Version"}
 }
 
-// noRoute is the web framework's answer to a path that nobody serves.
-func noRoute(w http.ResponseWriter) {
+// noRoute is the web framework's answer to a path that nobody serves, in the form that the client takes.
+func noRoute(w http.ResponseWriter, r *http.Request) {
+	if wire.Accepts(r, "application/json") {
+		wire.WriteJSON(w, http.StatusNotFound, map[string]any{
+			"message": "The resource could not be found.<br /><br />\n\n\n", "code": "404 Not Found", "title": "Not Found",
+		})
+		return
+	}
 	w.Header().Set("Content-Type", "text/plain; charset=UTF-8")
 	w.WriteHeader(http.StatusNotFound)
 	_, _ = w.Write([]byte("404 Not Found\n\nThe resource could not be found.\n\n   ")) // the client went away

@@ -196,8 +196,8 @@ func (s *Server) schedule(row *container, wanted string) (string, error) {
 	if err != nil || len(providers) == 0 {
 		return "", err
 	}
-	err = s.deps.Placement.Claim(wire.Claim{
-		Consumer: row.ID, Provider: providers[0], Resources: row.resources(), ProjectID: row.ProjectID, UserID: row.UserID, Type: "CONTAINER",
+	err = s.deps.Placement.Claim(wire.Claim{ // Zun names no consumer type (zun.scheduler.client.report.claim_resources)
+		Consumer: row.ID, Provider: providers[0], Resources: row.resources(), ProjectID: row.ProjectID, UserID: row.UserID,
 	})
 	if err != nil {
 		return "", fmt.Errorf("claim: %w", err)
