@@ -101,11 +101,11 @@ func keystoneRefusals(t *testing.T, target Target) {
 	s := anonymous(target)
 	const unauthorized = "The request you have made requires authentication."
 	for name, body := range map[string]any{
-		"wrong password":   passwordAuth("demo", "not it", "demo"),
-		"unknown user":     passwordAuth("nobody", target.Password, "demo"),
-		"foreign project":  passwordAuth("demo", target.Password, "other"),
-		"unknown project":  passwordAuth("demo", target.Password, "no-such-project"),
-		"no system role":   map[string]any{"auth": map[string]any{"identity": passwordAuth("demo", target.Password, "")["auth"].(map[string]any)["identity"], "scope": map[string]any{"system": map[string]bool{"all": true}}}},
+		"wrong password":  passwordAuth("demo", "not it", "demo"),
+		"unknown user":    passwordAuth("nobody", target.Password, "demo"),
+		"foreign project": passwordAuth("demo", target.Password, "other"),
+		"unknown project": passwordAuth("demo", target.Password, "no-such-project"),
+		"no system role":  map[string]any{"auth": map[string]any{"identity": passwordAuth("demo", target.Password, "")["auth"].(map[string]any)["identity"], "scope": map[string]any{"system": map[string]bool{"all": true}}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := keystoneError(t, s.post(t, "identity", "/auth/tokens", body), http.StatusUnauthorized, "Unauthorized")

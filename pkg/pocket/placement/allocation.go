@@ -13,7 +13,7 @@ import (
 // holdings is what somebody holds: provider uuid to class to amount.
 type holdings map[string]map[string]int64
 
-// consumer is somebody with allocations; without any it does not exist.
+// consumer is somebody with allocations; without any it goes away (but see leaveBehind).
 type consumer struct {
 	uuid, project, user string
 	kind                string // consumer type; "" where none was ever given
@@ -30,7 +30,7 @@ type wish struct {
 	} `json:"allocations"`
 	ProjectID  string              `json:"project_id"`
 	UserID     string              `json:"user_id"`
-	Generation *generation         `json:"consumer_generation"`
+	Generation generation          `json:"consumer_generation"`
 	Type       *string             `json:"consumer_type"`
 	Mappings   map[string][]string `json:"mappings"`
 }
@@ -50,7 +50,7 @@ func (s *Service) showAllocations(c call) (answer, error) {
 	list := map[string]any{}
 	body := map[string]any{"allocations": list}
 	who := s.consumers[c.PathValue("consumer")]
-	if who == nil {
+	if who == nil || len(who.holds) == 0 {
 		return answer{status: http.StatusOK, body: body}, nil
 	}
 	for id, resources := range who.holds {
@@ -135,6 +135,7 @@ func (s *Service) replace(c call, wishes map[string]wish) error {
 		holds := holdings{}
 		for provider, part := range w.Allocations {
 			if s.providers[provider] == nil {
+				s.leaveBehind(id)
 				return badRequest("Allocation for resource provider '%s' that does not exist.", provider)
 			}
 			holds[provider] = part.Resources
@@ -154,15 +155,23 @@ func (s *Service) replace(c call, wishes map[string]wish) error {
 	return nil
 }
 
+// leaveBehind keeps a consumer without allocations, as Placement does when a claim names an unknown provider: the next
+// claim with consumer_generation null then gets 409, "expected 0 but got None".
+func (s *Service) leaveBehind(id string) {
+	if s.consumers[id] == nil {
+		s.consumers[id] = &consumer{uuid: id, created: s.kit.Clock()}
+	}
+}
+
 func (w wish) check(c call) error {
 	switch {
 	case w.ProjectID == "":
 		return badRequest("JSON does not validate: 'project_id' is a required property")
 	case w.UserID == "":
 		return badRequest("JSON does not validate: 'user_id' is a required property")
-	case c.since(28) && w.Generation == nil:
+	case c.since(28) && !w.Generation.given:
 		return badRequest("JSON does not validate: 'consumer_generation' is a required property")
-	case !c.since(28) && w.Generation != nil:
+	case !c.since(28) && w.Generation.given:
 		return badRequest("JSON does not validate: Additional properties are not allowed ('consumer_generation' was unexpected)")
 	case c.since(38) && (w.Type == nil || *w.Type == ""):
 		return badRequest("JSON does not validate: 'consumer_type' is a required property")
@@ -184,7 +193,7 @@ func (w wish) check(c call) error {
 	return nil
 }
 
-func (s *Service) checkGeneration(c call, id string, given *generation) error {
+func (s *Service) checkGeneration(c call, id string, given generation) error {
 	if !c.since(28) {
 		return nil
 	}
@@ -289,7 +298,7 @@ func (s *Service) unhold(who *consumer) {
 func (s *Service) deleteAllocations(c call) (answer, error) {
 	id := c.PathValue("consumer")
 	who := s.consumers[id]
-	if who == nil {
+	if who == nil || len(who.holds) == 0 {
 		return answer{}, notFound("No allocations for consumer '%s'", id)
 	}
 	s.unhold(who)
@@ -334,7 +343,7 @@ func (s *Service) totalUsages(c call) (answer, error) {
 	}
 	flat, byType := map[string]int64{}, map[string]map[string]int64{}
 	for _, who := range s.consumers {
-		if who.project != query.Get("project_id") || query.Has("user_id") && who.user != query.Get("user_id") {
+		if len(who.holds) == 0 || who.project != query.Get("project_id") || query.Has("user_id") && who.user != query.Get("user_id") {
 			continue
 		}
 		kind := typeName(who.kind)

@@ -8,20 +8,20 @@ import (
 
 var typePattern = regexp.MustCompile(`^[A-Z0-9_]+$`)
 
-// generation is a consumer_generation: a number, or null for "nobody has this consumer yet". A key that is
-// missing leaves the pointer to it nil, so that null and nothing are told apart.
-type generation struct{ value *int64 }
+// generation is a consumer_generation: a number, or null for "nobody has this consumer yet", or not given at all.
+type generation struct {
+	value *int64
+	given bool
+}
 
-// UnmarshalJSON implements json.Unmarshaler.
+// UnmarshalJSON implements json.Unmarshaler; it is called for null as well.
 func (g *generation) UnmarshalJSON(raw []byte) error {
-	if string(raw) == "null" {
-		return nil
-	}
+	g.given = true
 	return json.Unmarshal(raw, &g.value)
 }
 
 // String is as Python prints it.
-func (g *generation) String() string {
+func (g generation) String() string {
 	if g.value == nil {
 		return "None"
 	}

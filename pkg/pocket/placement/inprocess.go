@@ -47,7 +47,7 @@ func (s *Service) ProviderByName(name string) (string, error) {
 func (s *Service) Claim(claim wire.Claim) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.consumers[claim.Consumer] != nil {
+	if who := s.consumers[claim.Consumer]; who != nil && len(who.holds) > 0 {
 		return fmt.Errorf("%w: %s", wire.ErrClaimExists, claim.Consumer)
 	}
 	if s.providers[claim.Provider] == nil {

@@ -35,42 +35,42 @@ func title(status int) string {
 	return http.StatusText(status)
 }
 
-// WebobError answers an error as services built on WebOb do (Glance and Placement): HTML, unless the client
-// prefers JSON; then format makes the body of the status' title and the text. With a nil format it is WebOb's own.
+// WebobError answers an error as Placement does: JSON made by format of the status' title and the text where the client
+// takes JSON alone, or says nothing or "*/*"; else HTML.
 func WebobError(w http.ResponseWriter, r *http.Request, status int, detail string, format func(title, text string) any) {
-	webob(w, r, status, explanations[status], detail, format)
+	accept := r.Header.Get("Accept")
+	if accept == "" || accept == "*/*" {
+		accept = "application/json"
+	}
+	text := explanations[status] + "\n\n " + strings.ReplaceAll(detail, "\n", " ") + "  "
+	webob(w, accept, status, explanations[status], detail, format(title(status), text))
 }
 
 // WebobExplained answers an error of which the service replaces WebOb's sentence, as Glance does; with an empty
-// explanation it is WebOb's.
+// explanation it is WebOb's. It is a plain text for a client that says nothing of what it takes.
 func WebobExplained(w http.ResponseWriter, r *http.Request, status int, explanation string) {
 	if explanation == "" {
 		explanation = explanations[status]
 	}
-	webob(w, r, status, explanation, "", nil)
-}
-
-func webob(w http.ResponseWriter, r *http.Request, status int, explanation, detail string, format func(title, text string) any) {
-	name := title(status)
-	head := strconv.Itoa(status) + " " + name
-	if !prefersJSON(r.Header.Get("Accept")) {
-		text := html.EscapeString(explanation) + "<br /><br />\n" + html.EscapeString(detail) + "\n\n"
-		w.Header().Set("Content-Type", "text/html; charset=UTF-8")
-		w.WriteHeader(status)
-		_, _ = w.Write([]byte("<html>\n <head>\n  <title>" + head + "</title>\n </head>\n <body>\n  <h1>" + head +
-			"</h1>\n  " + text + "\n </body>\n</html>"))
-		return
-	}
-	if format != nil {
-		WriteJSON(w, status, format(name, explanation+"\n\n "+strings.ReplaceAll(detail, "\n", " ")+"  "))
-		return
-	}
-	WriteJSON(w, status, map[string]string{
-		"message": explanation + "<br /><br />\n" + detail + "\n\n", "code": head, "title": name,
+	webob(w, r.Header.Get("Accept"), status, explanation, "", map[string]string{
+		"message": explanation + "<br /><br />\n\n\n", "code": strconv.Itoa(status) + " " + title(status), "title": title(status),
 	})
 }
 
-// prefersJSON: WebOb offers HTML first, so only a client that names JSON and not HTML gets it.
-func prefersJSON(accept string) bool {
-	return strings.Contains(accept, "application/json") && !strings.Contains(accept, "text/html")
+// webob writes the form that WebOb would choose: it offers HTML first, then JSON, and has plain text for the rest.
+func webob(w http.ResponseWriter, accept string, status int, explanation, detail string, body any) {
+	head := strconv.Itoa(status) + " " + title(status)
+	switch {
+	case strings.Contains(accept, "text/html") || strings.Contains(accept, "*/*"):
+		w.Header().Set("Content-Type", "text/html; charset=UTF-8")
+		w.WriteHeader(status)
+		_, _ = w.Write([]byte("<html>\n <head>\n  <title>" + head + "</title>\n </head>\n <body>\n  <h1>" + head + "</h1>\n  " +
+			html.EscapeString(explanation) + "<br /><br />\n" + html.EscapeString(detail) + "\n\n\n </body>\n</html>"))
+	case strings.Contains(accept, "application/json"):
+		WriteJSON(w, status, body)
+	default:
+		w.Header().Set("Content-Type", "text/plain; charset=UTF-8")
+		w.WriteHeader(status)
+		_, _ = w.Write([]byte(head + "\n\n" + explanation + "\n\n " + detail + "  "))
+	}
 }
