@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -170,10 +171,11 @@ func (c *Client) list(ctx context.Context, address string, want releaseFile) ([]
 	if data, err := os.ReadFile(cached); err == nil && hashOf(data) == want.sha256 {
 		return data, nil
 	}
-	data, _, err := c.get(ctx, address, want.size, nil)
+	got, err := c.get(ctx, address, want.size, nil)
 	if err != nil {
 		return nil, err
 	}
+	data := got.body
 	if int64(len(data)) != want.size || hashOf(data) != want.sha256 {
 		return nil, errs.New(errs.Unavailable, "kiln.advisory.list_mismatch",
 			"%s is not what its signed release names: the mirror is being updated, or it was changed", address)
@@ -209,21 +211,21 @@ func (c *Client) conditional(ctx context.Context, address string) ([]byte, error
 		setIf(header, "If-None-Match", etag)
 		setIf(header, "If-Modified-Since", modified)
 	}
-	data, answer, err := c.get(ctx, address, maxRelease, header)
+	got, err := c.get(ctx, address, maxRelease, header)
 	if err != nil {
 		return nil, err
 	}
-	if answer.StatusCode == http.StatusNotModified {
+	if got.unchanged {
 		return old, nil
 	}
 	// The validators go first: with them lost or torn, the next request is only not conditional.
 	if err := os.Remove(file + ".meta"); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	if err := writeFile(file, data); err != nil {
+	if err := writeFile(file, got.body); err != nil {
 		return nil, err
 	}
-	return data, writeFile(file+".meta", []byte(answer.Header.Get("ETag")+"\n"+answer.Header.Get("Last-Modified")))
+	return got.body, writeFile(file+".meta", []byte(got.header.Get("ETag")+"\n"+got.header.Get("Last-Modified")))
 }
 
 // forget drops the validators of a file that could not be trusted: else a mirror that was bad once
@@ -240,44 +242,48 @@ func setIf(h http.Header, name, value string) {
 	}
 }
 
-// get reads at most limit bytes. A 304 is an answer, not an error.
-func (c *Client) get(ctx context.Context, address string, limit int64, header http.Header) ([]byte, *http.Response, error) {
+// answer is what a mirror said.
+type answer struct {
+	body      []byte
+	header    http.Header
+	unchanged bool // 304
+}
+
+// get reads at most limit bytes.
+func (c *Client) get(ctx context.Context, address string, limit int64, header http.Header) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, http.NoBody)
 	if err != nil {
-		return nil, nil, errs.Wrap(err, errs.Invalid, "kiln.advisory.mirror_malformed", "%q is no mirror address", address)
+		return answer{}, errs.Wrap(err, errs.Invalid, "kiln.advisory.mirror_malformed", "%q is no mirror address", address)
 	}
-	for name, values := range header {
-		req.Header[name] = values
-	}
+	maps.Copy(req.Header, header)
 	res, err := c.cfg.HTTP.Do(req)
 	if err != nil {
-		return nil, nil, away(err, address)
+		return answer{}, away(err, address)
 	}
 	defer func() { _ = res.Body.Close() }()
 	switch {
 	case res.StatusCode == http.StatusNotModified && len(header) > 0:
-		return nil, res, nil
+		return answer{unchanged: true}, nil
 	case res.StatusCode == http.StatusNotFound:
-		return nil, nil, errs.New(errs.NotFound, "kiln.advisory.list_missing", "%s is not there", address)
+		return answer{}, errs.New(errs.NotFound, "kiln.advisory.list_missing", "%s is not there", address)
 	case res.StatusCode != http.StatusOK:
-		return nil, nil, errs.New(errs.Unavailable, "kiln.advisory.mirror_unavailable", "%s answers %s", address, res.Status)
+		return answer{}, errs.New(errs.Unavailable, "kiln.advisory.mirror_unavailable", "%s answers %s", address, res.Status)
 	}
 	data, err := io.ReadAll(io.LimitReader(res.Body, limit+1))
 	if err != nil {
-		return nil, nil, away(err, address)
+		return answer{}, away(err, address)
 	}
 	if int64(len(data)) > limit {
-		return nil, nil, errs.New(errs.Unavailable, "kiln.advisory.list_too_large", "%s answers more than %d bytes", address, limit)
+		return answer{}, errs.New(errs.Unavailable, "kiln.advisory.list_too_large", "%s answers more than %d bytes", address, limit)
 	}
 	c.cfg.Log.WithField("bytes", len(data)).Debugf("fetched %s", address)
-	return data, res, nil
+	return answer{body: data, header: res.Header}, nil
 }
 
 func away(err error, address string) error {
-	var u *url.Error
-	if errors.As(err, &u) {
+	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err // the address is in the detail already
 	}
 	kind := errs.Unavailable

@@ -133,8 +133,8 @@ func parseDeb822(text []byte) ([]Source, error) {
 		if enabled == "no" || enabled == "false" || !slices.Contains(strings.Fields(p.get("types")), "deb") {
 			return nil
 		}
-		for _, uri := range strings.Fields(p.get("uris")) {
-			for _, suite := range strings.Fields(p.get("suites")) {
+		for uri := range strings.FieldsSeq(p.get("uris")) {
+			for suite := range strings.FieldsSeq(p.get("suites")) {
 				all = append(all, Source{URI: strings.TrimRight(uri, "/"), Suite: suite, Components: strings.Fields(p.get("components"))})
 			}
 		}

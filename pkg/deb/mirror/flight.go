@@ -49,6 +49,9 @@ func (p *Proxy) join(u *url.URL) (*flight, error) {
 	key := u.String()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err := p.ctx.Err(); err != nil {
+		return nil, err // closed: Close waits for the flights, so no new one may begin
+	}
 	if f, ok := p.flights[key]; ok {
 		f.refs++
 		return f, nil
@@ -60,7 +63,7 @@ func (p *Proxy) join(u *url.URL) (*flight, error) {
 	f := newFlight()
 	f.file, f.refs = tmp, 2
 	p.flights[key] = f
-	go func() {
+	p.flying.Go(func() {
 		defer p.leave(f)
 		err := p.fly(u, f)
 		p.mu.Lock()
@@ -70,7 +73,7 @@ func (p *Proxy) join(u *url.URL) (*flight, error) {
 		f.done, f.err = true, err
 		f.cond.Broadcast()
 		f.mu.Unlock()
-	}()
+	})
 	return f, nil
 }
 
@@ -84,7 +87,7 @@ func (p *Proxy) leave(f *flight) {
 }
 
 // fly fetches with one retry. A second try writes the same bytes over the first ones, so readers
-// of an immutable file may have begun; readers of other files wait for the end.
+// of a package may have begun; readers of other files wait for the end.
 func (p *Proxy) fly(u *url.URL, f *flight) error {
 	ctx, cancel := context.WithTimeout(p.ctx, p.cfg.Timeout)
 	defer cancel()
@@ -102,8 +105,7 @@ func (p *Proxy) fly(u *url.URL, f *flight) error {
 }
 
 func temporary(err error) bool {
-	var s *statusError
-	if errors.As(err, &s) {
+	if s, ok := errors.AsType[*statusError](err); ok {
 		return s.status >= http.StatusInternalServerError
 	}
 	return err != nil
@@ -111,7 +113,7 @@ func temporary(err error) bool {
 
 // fetch asks upstream once. Files that can change are asked for conditionally.
 func (p *Proxy) fetch(ctx context.Context, u *url.URL, f *flight, tmp *os.File) (http.Header, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), http.NoBody) //nolint:gosec // permits held it against the upstreams
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +134,7 @@ func (p *Proxy) fetch(ctx context.Context, u *url.URL, f *flight, tmp *os.File) 
 		return nil, &statusError{status: res.StatusCode}
 	}
 	sum := sha256.New()
-	n, err := p.follow(f, tmp, io.TeeReader(res.Body, sum), res.ContentLength, fixed)
+	n, err := p.follow(f, tmp, io.TeeReader(res.Body, sum), res.ContentLength, streamed(u.Path))
 	p.upstream.Add(n)
 	if err != nil {
 		return nil, err
@@ -146,14 +148,23 @@ func (p *Proxy) fetch(ctx context.Context, u *url.URL, f *flight, tmp *os.File) 
 	return res.Header, tmp.Truncate(n)
 }
 
-// follow copies a body into the file and lets readers of immutable files see it as it grows.
-// Readers see a by-hash file before its checksum is known: apt checks it again.
+// streamed reports whether readers may follow a file while it is fetched: packages, which are large
+// and which apt checks itself. Lists are small, and are served when they are known to be whole.
+func streamed(name string) bool {
+	return strings.HasSuffix(name, ".deb") || strings.HasSuffix(name, ".udeb")
+}
+
+// follow copies a body into the file and lets readers see it as it grows, if they may.
 func (p *Proxy) follow(f *flight, tmp *os.File, body io.Reader, size int64, show bool) (int64, error) {
 	if show && size >= 0 {
 		f.mu.Lock()
+		other := f.size >= 0 && f.size != size
 		f.size = size
 		f.cond.Broadcast()
 		f.mu.Unlock()
+		if other {
+			return 0, errors.New("the file changed between two tries")
+		}
 	}
 	var n int64
 	buf := make([]byte, 256<<10)

@@ -46,6 +46,7 @@ type Proxy struct {
 	cancel  context.CancelFunc
 	mu      sync.Mutex
 	flights map[string]*flight
+	flying  sync.WaitGroup
 	space   space
 
 	hits, misses, upstream, served atomic.Int64
@@ -86,8 +87,13 @@ func New(cfg Config) (*Proxy, error) {
 	return p, nil
 }
 
-// Close ends all fetches. Clients that wait for one are cut off.
-func (p *Proxy) Close() { p.cancel() }
+// Close ends all fetches and waits for them. Clients that wait for one are cut off.
+func (p *Proxy) Close() {
+	p.mu.Lock() // no flight begins between the cancel and the wait
+	p.cancel()
+	p.mu.Unlock()
+	p.flying.Wait()
+}
 
 // Stats gives the counters.
 func (p *Proxy) Stats() Stats {

@@ -170,7 +170,7 @@ func (p *Proxy) keepChanging(name, tmp string, header http.Header) error {
 	if err := os.Rename(tmp, name); err != nil {
 		return err
 	}
-	return os.WriteFile(metaOf(name), []byte(header.Get("ETag")+"\n"+modified), 0o600)
+	return os.WriteFile(metaOf(name), []byte(header.Get("ETag")+"\n"+modified), 0o600) //nolint:gosec // permits allows plain paths only
 }
 
 // connect tunnels to the host of an https upstream. What goes through it cannot be cached.

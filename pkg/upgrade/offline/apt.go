@@ -96,7 +96,7 @@ func aptGet(args ...string) []string {
 // fetchLists lays the control folder and fetches the suites' lists.
 func (r *run) fetchLists(ctx context.Context, _ *os.Root) error {
 	for _, dir := range []string{"lists/partial", "cache/archives/partial", "deferred"} {
-		if err := os.MkdirAll(filepath.Join(r.control(), dir), 0o755); err != nil { //nolint:gosec // read in the image
+		if err := os.MkdirAll(filepath.Join(r.control(), dir), 0o755); err != nil {
 			return errs.Wrap(err, errs.Internal, CodeRequest, "the work folder cannot be filled")
 		}
 	}
@@ -109,7 +109,7 @@ func (r *run) fetchLists(ctx context.Context, _ *os.Root) error {
 		fmt.Fprintf(&sources, "deb [signed-by=%s/keyring.gpg] %s %s %s\n", controlInside, s.Mirror, s.Suite, strings.Join(s.Components, " "))
 	}
 	for name, text := range map[string][]byte{"keyring.gpg": keys, "sources.list": []byte(sources.String())} {
-		if err := os.WriteFile(filepath.Join(r.control(), name), text, 0o644); err != nil { //nolint:gosec // read in the image
+		if err := os.WriteFile(filepath.Join(r.control(), name), text, 0o644); err != nil {
 			return errs.Wrap(err, errs.Internal, CodeRequest, "the work folder cannot be filled")
 		}
 	}
@@ -178,7 +178,7 @@ func (r *run) makePlan(ctx context.Context, root *os.Root) error {
 	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
 		return errs.Wrap(err, errs.Internal, CodeRequest, "the image's file system cannot be read")
 	}
-	free := int64(st.Bfree) * st.Bsize //nolint:gosec // a file system of at most some TiB
+	free := int64(st.Bfree) * st.Bsize
 	if missing := r.plan.grows - free; missing > 0 {
 		return errs.New(errs.TooLarge, CodeDiskFull,
 			"the image's file system has %d bytes free and the upgrade needs %d: %d bytes are missing; rebuild the image with a larger disk", free, r.plan.grows, missing)
@@ -187,7 +187,7 @@ func (r *run) makePlan(ctx context.Context, root *os.Root) error {
 }
 
 func parsePlan(text string) plan {
-	p := plan{uris: map[string]string{}}
+	p := plan{uris: map[string]string{}, held: []string{}}
 	keptBack := false
 	for line := range strings.SplitSeq(text, "\n") {
 		if keptBack && strings.HasPrefix(line, "  ") {

@@ -68,7 +68,7 @@ func (r *run) upgradePackages(ctx context.Context, _ *os.Root) error {
 	for name, text := range map[string]string{
 		"upgrade": upgradeScript, "update-initramfs": initramfsStub, "update-grub": grubStub, "finish": finishScript,
 	} {
-		if err := os.WriteFile(filepath.Join(r.control(), name), []byte(text), 0o755); err != nil { //nolint:gosec // run in the image
+		if err := os.WriteFile(filepath.Join(r.control(), name), []byte(text), 0o755); err != nil {
 			return errs.Wrap(err, errs.Internal, CodeRequest, "the work folder cannot be filled")
 		}
 	}

@@ -42,11 +42,11 @@ func (r *run) findChanges(ctx context.Context, root *os.Root) error {
 	if err != nil {
 		return err
 	}
-	old, sources := map[string]deb.Package{}, map[string]string{}
+	old, sources := map[string]deb.Package{}, map[string]deb.Package{}
 	for _, p := range r.before {
 		old[p.Name+":"+p.Architecture] = p
-		if c, err := deb.Compare(p.SourceVersion, sources[p.Source]); err != nil || c > 0 {
-			sources[p.Source] = p.SourceVersion
+		if c, err := deb.Compare(p.SourceVersion, sources[p.Source].SourceVersion); err != nil || c > 0 {
+			sources[p.Source] = p
 		}
 	}
 	all := map[string]bool{}
@@ -61,14 +61,13 @@ func (r *run) findChanges(ctx context.Context, root *os.Root) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		// A new kernel package is new by name only: its source was there before.
-		from := sources[p.Source]
-		if had {
-			from = was.SourceVersion
+		from := was
+		if !had {
+			from = sources[p.Source] // a new kernel package is new by name only: its source was there before
 		}
-		id := p.Source + " " + from + " " + p.SourceVersion
-		if _, ok := known[id]; !ok || len(known[id]) == 0 {
-			known[id] = r.cves(ctx, root, p, from)
+		id := p.Source + " " + from.Version + " " + p.Version
+		if len(known[id]) == 0 {
+			known[id] = closed(r.changelog(ctx, root, p), p.Source, from)
 		}
 		for _, cve := range known[id] {
 			all[cve] = true
@@ -92,17 +91,26 @@ func sortCVEs(ids map[string]bool) []string {
 	return deb.CVEs([]deb.Entry{{Text: text.String()}})
 }
 
-// cves gives the CVEs that a package's changelog names since a version; none where no changelog can
-// be read, because a missing text must not fail an upgrade that is otherwise good.
-func (r *run) cves(ctx context.Context, root *os.Root, p deb.Package, from string) []string {
-	entries := r.changelog(ctx, root, p)
-	return deb.CVEs(deb.Since(entries, from))
+// closed gives the CVEs that a changelog names since a package. Signed packages (kernels, boot
+// loaders) carry the entries of the source that was signed too, and those count as the binary
+// package does (6.1.176-1), not as the signing source does (6.1.176+1).
+func closed(entries []deb.Entry, source string, from deb.Package) []string {
+	var own, signed []deb.Entry
+	for _, e := range entries {
+		if e.Source == source {
+			own = append(own, e)
+		} else {
+			signed = append(signed, e)
+		}
+	}
+	return deb.CVEs(slices.Concat(deb.Since(own, from.SourceVersion), deb.Since(signed, from.Version)))
 }
 
 // changelog reads the one in the image, else (images may leave out documentation) the one in the
-// package file that the proxy has kept.
+// package file that the proxy has kept. Where there is none the change names no CVE: a missing text
+// must not fail an upgrade that is otherwise good.
 func (r *run) changelog(ctx context.Context, root *os.Root, p deb.Package) []deb.Entry {
-	for _, name := range []string{"changelog.Debian.gz", "changelog.gz", "changelog.Debian.amd64.gz"} {
+	for _, name := range []string{"changelog.Debian.gz", "changelog.gz", "changelog.Debian." + p.Architecture + ".gz"} {
 		packed, err := readFile(root, "usr/share/doc/"+p.Name+"/"+name, maxChangelog)
 		if err != nil {
 			continue

@@ -33,7 +33,7 @@ type keptFile struct {
 	data     []byte
 	mode     fs.FileMode
 	uid, gid int
-	modified time.Time
+	modified time.Time // of a file; that of a link means nothing to anybody
 }
 
 func identityNames(root *os.Root) ([]string, error) {
@@ -69,7 +69,7 @@ func keep(root *os.Root, name string) (keptFile, error) {
 	if err != nil {
 		return keptFile{}, err
 	}
-	f := keptFile{mode: info.Mode(), modified: info.ModTime()}
+	f := keptFile{mode: info.Mode()}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		f.uid, f.gid = int(st.Uid), int(st.Gid)
 	}
@@ -77,6 +77,7 @@ func keep(root *os.Root, name string) (keptFile, error) {
 	case info.Mode()&fs.ModeSymlink != 0:
 		f.link, err = root.Readlink(name)
 	case info.Mode().IsRegular():
+		f.modified = info.ModTime()
 		f.data, err = readFile(root, name, maxIdentity)
 	default:
 		err = errors.New("neither a file nor a link")

@@ -85,6 +85,7 @@ type run struct {
 // no output file; after a kill -9 the work folder alone is left, for disk.Sweep.
 func (e *Executor) Upgrade(ctx context.Context, req upgrade.Request) (upgrade.Report, error) {
 	r := &run{cfg: e.cfg, req: req, log: req.Log}
+	r.report.Packages, r.report.CVEs, r.report.Held = []upgrade.PackageChange{}, []string{}, []string{}
 	if r.log == nil {
 		r.log = io.Discard
 	}

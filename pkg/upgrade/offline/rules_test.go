@@ -1,0 +1,164 @@
+package offline
+
+import (
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/kiln-cloud/kiln/pkg/deb"
+	"github.com/kiln-cloud/kiln/pkg/errs"
+)
+
+// The rules below decide about bytes that apt and packages write; the tests through Upgrade cannot
+// bring every form of them about.
+
+func TestParsePlan(t *testing.T) {
+	p := parsePlan(`Reading package lists...
+The following NEW packages will be installed:
+  linux-image-2
+The following packages have been kept back:
+  held-a held-b
+  held-c
+The following packages will be upgraded:
+  openssl
+1 upgraded, 1 newly installed, 0 to remove and 3 not upgraded.
+Need to get 2,345 kB of archives.
+After this operation, 41.5 MB of additional disk space will be used.
+'http://mirror.example.org/pool/openssl_3.0-1%3a_amd64.deb' openssl_1%3a3.0-1_amd64.deb 1434 SHA256:aa
+'http://mirror.example.org/pool/l.deb' linux-image-2_2_amd64.deb 66
+`)
+	if diff := cmp.Diff([]string{"held-a", "held-b", "held-c"}, p.held); diff != "" {
+		t.Error(diff)
+	}
+	if p.nothing || p.grows != 41500000 || len(p.uris) != 1 || p.uris["openssl_1%3a3.0-1_amd64.deb"] != "http://mirror.example.org/pool/openssl_3.0-1%3a_amd64.deb" {
+		t.Errorf("%+v", p)
+	}
+	none := parsePlan("0 upgraded, 0 newly installed, 0 to remove and 2 not upgraded.\nAfter this operation, 1,024 kB disk space will be freed.\n")
+	if !none.nothing || none.grows != -1024000 {
+		t.Errorf("%+v", none)
+	}
+}
+
+func TestWantedInitrds(t *testing.T) {
+	kernels := []string{"6.1.0-9", "6.1.0-10"}
+	for name, c := range map[string]struct{ asked, initrds, want []string }{
+		"nothing asked":            {nil, kernels, nil},
+		"asked without a kernel":   {[]string{"-u"}, kernels, []string{"6.1.0-10"}},
+		"asked many times":         {[]string{"-c -k 6.1.0-10 -b /boot", "-u", "-u -v"}, []string{"6.1.0-9"}, []string{"6.1.0-10"}},
+		"an old one by name":       {[]string{"-u -k 6.1.0-9"}, kernels, []string{"6.1.0-9"}},
+		"all":                      {[]string{"-u -k all"}, kernels, kernels},
+		"a kernel that is gone":    {[]string{"-c -k 5.0"}, kernels, nil},
+		"a hostile name":           {[]string{"-c -k $(id)"}, kernels, nil},
+		"a kernel without initrd":  {nil, []string{"6.1.0-9"}, []string{"6.1.0-10"}},
+		"an image without initrds": {nil, nil, nil},
+	} {
+		if diff := cmp.Diff(c.want, wanted(c.asked, kernels, c.initrds)); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+func TestClosedCVEsOfSignedPackages(t *testing.T) {
+	from := deb.Package{Version: "6.1.176-1", SourceVersion: "6.1.176+1"}
+	entries := []deb.Entry{
+		{Source: "linux-signed-amd64", Version: "6.1.176+2", Text: "* Sign kernel from linux 6.1.176-2"},
+		{Source: "linux", Version: "6.1.176-2", Text: "CVE-2026-2000"},
+		{Source: "linux", Version: "6.1.176-1", Text: "CVE-2026-1000"},
+	}
+	if diff := cmp.Diff([]string{"CVE-2026-2000"}, closed(entries, "linux-signed-amd64", from)); diff != "" {
+		t.Error(diff)
+	}
+	if got := closed(entries[1:], "linux", deb.Package{}); len(got) != 1 {
+		t.Errorf("a new package closes %v", got)
+	}
+}
+
+func TestCheckMenu(t *testing.T) {
+	const uuid = "1c9d2f53-7a3e-4a57-8f3b-2b7a5d1e0c11"
+	good := "menuentry x {\n\tlinux\t/boot/vmlinuz-6.1.0-10 root=UUID=" + uuid + " ro quiet\n\tinitrd /boot/initrd.img-6.1.0-10\n}\n"
+	for name, c := range map[string]struct {
+		menu string
+		ok   bool
+	}{
+		"good":          {good, true},
+		"by partition":  {"linux /vmlinuz-6.1.0-10 root=PARTUUID=123\n", true},
+		"a loop device": {good + "linux /boot/vmlinuz-6.1.0-9 root=/dev/loop0p2\n", false},
+		"another disk":  {"linux /boot/vmlinuz-6.1.0-10 root=UUID=other\n", false},
+		"old kernel":    {"linux /boot/vmlinuz-6.1.0-9 root=UUID=" + uuid + "\n", false},
+		"longer name":   {"linux /boot/vmlinuz-6.1.0-10-rt root=UUID=" + uuid + "\n", false},
+		"no root":       {"linux /boot/vmlinuz-6.1.0-10 quiet\n", false},
+		"empty":         {"", false},
+	} {
+		if err := checkMenu(c.menu, "6.1.0-10", uuid); (err == nil) != c.ok || err != nil && errs.CodeOf(err) != CodeGate {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestIdentityComesBack(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		file := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(file); err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("etc/machine-id", "")
+	write("etc/ssh/ssh_host_rsa_key", "mine")
+	if err := os.Symlink("../run/resolv.conf", filepath.Join(dir, "etc/resolv.conf")); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	kept, err := keepIdentity(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("etc/machine-id", "0123456789abcdef0123456789abcdef")
+	write("etc/resolv.conf", "nameserver 192.0.2.1")
+	write("etc/ssh/ssh_host_ed25519_key", "new")
+	write("etc/hostname", "builder")
+	if err := os.Remove(filepath.Join(dir, "etc/ssh/ssh_host_rsa_key")); err != nil {
+		t.Fatal(err)
+	}
+	if err := kept.restore(root); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := keepIdentity(root); err != nil || !cmp.Equal(kept, again, cmp.AllowUnexported(keptFile{})) {
+		t.Errorf("%v\n%s", err, cmp.Diff(kept, again, cmp.AllowUnexported(keptFile{})))
+	}
+}
+
+func TestIdentityRefusesPipes(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "etc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(filepath.Join(dir, "etc/machine-id"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if _, err := keepIdentity(root); errs.CodeOf(err) != CodePackages {
+		t.Error(err)
+	}
+	if _, err := readFile(root, "etc/machine-id", 10); err == nil {
+		t.Error("a pipe was read")
+	}
+}
