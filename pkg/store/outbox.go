@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -17,8 +16,9 @@ const (
 // outboxClaim is how long a relay has the rows that NextOutbox gave it to itself.
 const outboxClaim = 30 * time.Second
 
-// OutboxRow is one message that waits to be published.
-type OutboxRow struct {
+// OutboxRow is one message that waits to be published. It is an alias of a plain struct, so that the relay can
+// declare the interface that it needs without this package.
+type OutboxRow = struct {
 	ID        int64
 	Topic     string
 	Key       string
@@ -122,6 +122,3 @@ func (db *DB) ReturnOutbox(ctx context.Context, ids []int64) error {
 func (db *DB) PruneOutbox(ctx context.Context, before time.Time) (int64, error) {
 	return db.exec(ctx, "message", "", "DELETE FROM `outbox` WHERE `published_at` < ?", stamp(before))
 }
-
-// String names the row in logs.
-func (o OutboxRow) String() string { return strings.TrimSpace(o.Topic + " " + o.Key) }
