@@ -1,0 +1,99 @@
+package api
+
+import (
+	"net/http"
+	"strings"
+)
+
+const eventsPath = "/v1/events"
+
+// public are the routes without a token.
+func (a *api) public() []route {
+	return []route{
+		open(http.MethodGet, "/", a.showVersions),
+		open(http.MethodGet, "/v1", a.showVersion),
+		open(http.MethodGet, "/v1/", a.showVersion),
+		open(http.MethodGet, "/v1/openapi.yaml", a.showSpecification),
+		open(http.MethodGet, "/healthcheck", a.showHealth),
+		open(http.MethodHead, "/healthcheck", a.showHealth),
+		open(http.MethodGet, "/metrics", a.showMetrics),
+	}
+}
+
+// routes is the whole API: method, path, policy rule (behind "provisioning:"), handler.
+// A list names the keys that it filters by, and those that it sorts by.
+func (a *api) routes() []route {
+	const get, post, put, patch, del = http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete
+	return []route{
+		on(get, "/v1/sources", "sources:list", a.listSources).lists("name state", "name state created_at updated_at"),
+		on(post, "/v1/sources", "sources:create", a.createSource),
+		on(get, "/v1/sources/{id}", "sources:show", a.showSource),
+		on(del, "/v1/sources/{id}", "sources:delete", a.deleteSource),
+		on(post, "/v1/sources/{id}/sync", "sources:sync", a.syncSource),
+		on(get, "/v1/recipes", "recipes:list", a.listRecipes).lists("source_id name", "name path updated_at"),
+		on(post, "/v1/recipes/validate", "recipes:validate", a.validateRecipe),
+		on(get, "/v1/recipes/{id}", "recipes:show", a.showRecipe),
+		on(get, "/v1/builds", "builds:list", a.listBuilds).lists("state family recipe_id source_id", "state family created_at updated_at"),
+		on(post, "/v1/builds", "builds:create", a.createBuild),
+		on(get, "/v1/builds/{id}", "builds:show", a.showBuild),
+
+		on(get, "/v1/families", "families:list", a.listFamilies).lists("name", "name created_at updated_at"),
+		on(post, "/v1/families", "families:create", a.createFamily),
+		on(get, "/v1/families/{name}", "families:show", a.showFamily),
+		on(get, "/v1/families/{name}/versions", "versions:list", a.listVersions).lists("state origin", "name created_at"),
+		on(get, "/v1/families/{name}/versions/{version}", "versions:show", a.showVersionOfFamily),
+		on(post, "/v1/families/{name}/versions/{version}/revoke", "versions:revoke", a.revokeVersion),
+		on(put, "/v1/families/{name}/channels/{channel}", "channels:promote", a.promoteChannel),
+		on(get, "/v1/images", "images:list", a.listImages).lists("name state", "name state size created_at updated_at"),
+		on(get, "/v1/images/{id}", "images:show", a.showImage),
+		on(post, "/v1/images/{id}/inspect", "images:inspect", a.inspectImage),
+		on(get, "/v1/images/{id}/advisories", "images:advisories", a.listImageAdvisories),
+		on(get, "/v1/advisories", "advisories:list", a.listAdvisories).lists("package source suite", "package suite created_at updated_at").ofCloud(),
+		on(get, "/v1/advisories/{id}", "advisories:show", a.showAdvisory),
+		on(post, "/v1/advisories/refresh", "advisories:refresh", a.refreshAdvisories),
+		on(get, "/v1/upgrades", "upgrades:list", a.listUpgrades).lists("state family from_image_id", "state family created_at updated_at"),
+		on(post, "/v1/upgrades", "upgrades:create", a.createUpgrade),
+		on(get, "/v1/upgrades/{id}", "upgrades:show", a.showUpgrade),
+
+		on(get, "/v1/clusters", "clusters:list", a.listClusters).lists("name", "name created_at updated_at").ofCloud(),
+		on(post, "/v1/clusters", "clusters:create", a.createCluster),
+		on(get, "/v1/clusters/{name}", "clusters:show", a.showCluster),
+		on(patch, "/v1/clusters/{name}", "clusters:update", a.updateCluster),
+		on(del, "/v1/clusters/{name}", "clusters:delete", a.deleteCluster),
+		on(get, "/v1/copies", "copies:list", a.listCopies).lists("image_id cluster store node state", "cluster store state created_at updated_at"),
+		on(post, "/v1/copies", "copies:create", a.createCopies),
+		on(get, "/v1/copies/{id}", "copies:show", a.showCopy),
+		on(del, "/v1/copies/{id}", "copies:delete", a.deleteCopy),
+		on(get, "/v1/nodes", "nodes:list", a.listNodes).lists("name cluster", "name updated_at").ofCloud(),
+		on(get, "/v1/nodes/{name}", "nodes:show", a.showNode),
+		on(get, "/v1/workloads", "workloads:list", a.listWorkloads).lists("name kind state node family", "name kind state created_at updated_at"),
+		on(post, "/v1/workloads", "workloads:create", a.createWorkload),
+		on(get, "/v1/workloads/{id}", "workloads:show", a.showWorkload),
+		on(del, "/v1/workloads/{id}", "workloads:delete", a.deleteWorkload),
+		on(get, "/v1/ledger", "ledger:list", a.listClaims).lists("node state", "node state updated_at").ofCloud(),
+
+		on(get, "/v1/jobs", "jobs:list", a.listJobs).lists("kind state queue resource", "kind state created_at updated_at"),
+		on(get, "/v1/jobs/{id}", "jobs:show", a.showJob),
+		on(get, "/v1/jobs/{id}/log", "jobs:log", a.showJobLog).takes("after_seq limit"),
+		on(post, "/v1/jobs/{id}/cancel", "jobs:cancel", a.cancelJob),
+		on(get, eventsPath, "events:follow", a.followEvents).takes("after all_projects"),
+	}
+}
+
+// lists makes the route a list with limit, marker, sort and the filters.
+func (r route) lists(filters, sorts string) route {
+	r.query, r.sorts = strings.Fields(filters), strings.Fields(sorts)
+	return r
+}
+
+// takes names the query keys of a route that is no list.
+func (r route) takes(keys string) route {
+	r.query = strings.Fields(keys)
+	return r
+}
+
+// ofCloud says that the listed things belong to no project.
+func (r route) ofCloud() route {
+	r.cloud = true
+	return r
+}
