@@ -109,6 +109,13 @@ func (d *qemuDriver) arguments(i instance) []string {
 func (d *qemuDriver) start(_ context.Context, i instance) error {
 	cmd := exec.Command(d.program, d.arguments(i)...) //nolint:noctx // it outlives its request; destroy and close end it
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	console, err := os.OpenFile(d.path(i, "console.log"), os.O_CREATE|os.O_APPEND, 0o600) // to be read before QEMU makes it
+	if err != nil {
+		return fmt.Errorf("make console.log: %w", err)
+	}
+	if err := console.Close(); err != nil {
+		return fmt.Errorf("make console.log: %w", err)
+	}
 	errorLog, err := os.Create(d.path(i, "qemu.log"))
 	if err != nil {
 		return fmt.Errorf("make qemu.log: %w", err)
