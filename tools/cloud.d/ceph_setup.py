@@ -90,12 +90,16 @@ def usable(cluster):
 def main():
     conf, action, *rest = sys.argv[1:]
     cluster = Cluster(conf)
-    if action == "keys":
-        keys(cluster, rest[0])
-    elif action == "pools":
-        pools(cluster)
-    elif action == "usable":
-        usable(cluster)
+    try:
+        if action == "keys":
+            keys(cluster, rest[0])
+        elif action == "pools":
+            pools(cluster)
+        elif action == "usable":
+            usable(cluster)
+    finally:
+        # Left to the end of the interpreter, librados now and then dies of a segmentation fault.
+        cluster.rados.shutdown()
 
 
 if __name__ == "__main__":

@@ -41,11 +41,15 @@ CONF
     } >"$dir/group"
 }
 
-up_libvirt() {
+# start_libvirt does not wait for libvirtd: its first look at QEMU takes seconds that others can use.
+start_libvirt() {
     write_libvirt_conf
     running virtlogd || spawn virtlogd "${in_libvirt[@]}" virtlogd
     await virtlogd 20 test -S "$STATE/libvirt/run/virtlogd-sock"
     running libvirtd || spawn libvirtd "${in_libvirt[@]}" libvirtd
+}
+
+await_libvirt() {
     await libvirtd 40 its_virsh version
 }
 

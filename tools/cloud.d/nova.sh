@@ -143,7 +143,7 @@ computes_mapped() {
 make_nova_schema() {
     down_nova_daemons
     fresh_database nova_api nova_cell0 nova_cell1
-    quietly nova-manage 240 /usr/bin/python3 "$HELPERS/nova_manage.py" schema "$(mysql_url nova_cell0)" "${nova_db_conf[@]}"
+    quietly nova-manage 240 nice /usr/bin/python3 "$HELPERS/nova_manage.py" schema "$(mysql_url nova_cell0)" "${nova_db_conf[@]}"
     did nova
     say "nova has its schema"
 }
@@ -153,9 +153,10 @@ up_nova() {
     mkdir -p "$STATE/nova/lock"
     write_nova_conf
     write_computes
-    up_libvirt
+    start_libvirt
     after mariadb
     if once nova; then make_nova_schema; fi
+    await_libvirt
     after memcached rabbitmq keystone
     start_nova nova-conductor nova-conductor "${nova_db_conf[@]}"
     start_nova nova-api nova-api "${nova_db_conf[@]}"

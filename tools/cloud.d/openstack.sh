@@ -1,4 +1,5 @@
 # Keystone, Placement, Glance, Neutron. Sourced by tools/cloud.
+# Everybody waits for Keystone: the schemas of the others are made at a lower priority.
 # shellcheck shell=bash
 
 # http_answers URL: any answer below 500 will do, the services want a token for most.
@@ -60,6 +61,9 @@ connection = $(mysql_url keystone)
 enabled = true
 backend = dogpile.cache.memcached
 memcache_servers = 127.0.0.1:$MEMCACHED_PORT
+[identity]
+# The fewest rounds: with the default each login costs a quarter of a second of CPU.
+password_hash_rounds = 4
 [token]
 provider = fernet
 [fernet_tokens]
@@ -124,11 +128,11 @@ CONF
     if once placement; then
         stop placement
         fresh_database placement
-        quietly placement 180 placement-manage --config-dir "$ETC/placement" db sync
+        quietly placement 180 nice placement-manage --config-dir "$ETC/placement" db sync
         did placement
         say "placement has its schema"
     fi
-    after memcached keystone
+    after memcached
     if ! running placement; then
         spawn_uwsgi placement "$PLACEMENT_PORT" /usr/bin/placement-api
     fi
@@ -200,11 +204,11 @@ up_glance() {
     if once glance; then
         stop glance
         fresh_database glance
-        quietly glance 180 glance-manage --config-file "$ETC/glance-api.conf" db_sync
+        quietly glance 180 nice glance-manage --config-file "$ETC/glance-api.conf" db_sync
         did glance
         say "glance has its schema"
     fi
-    after memcached rabbitmq ceph keystone
+    after memcached rabbitmq ceph
     if ! running glance; then
         spawn glance glance-api --config-file "$ETC/glance-api.conf"
     fi
@@ -255,18 +259,20 @@ up_neutron() {
     if once neutron; then
         stop neutron
         fresh_database neutron
-        quietly neutron 240 neutron-db-manage --config-file "$ETC/neutron.conf" upgrade heads
+        quietly neutron 240 nice neutron-db-manage --config-file "$ETC/neutron.conf" upgrade heads
         did neutron
         say "neutron has its schema"
     fi
-    after memcached rabbitmq keystone
-    if ! running neutron; then
+    after memcached rabbitmq
+    if running neutron; then
+        await neutron 30 http_answers "http://127.0.0.1:$NEUTRON_PORT/"
+    else
         spawn neutron neutron-server --config-file "$ETC/neutron.conf"
         await neutron 90 http_answers "http://127.0.0.1:$NEUTRON_PORT/"
         # The first GET /ports of a fresh Zed process is a 500 unless another query ran before it.
+        after keystone
         quietly neutron 60 /usr/bin/python3 "$HELPERS/openstack_setup.py" "$STATE/clouds.yaml" warm-neutron "$PORT_BASE"
     fi
-    await neutron 30 http_answers "http://127.0.0.1:$NEUTRON_PORT/"
 }
 
 down_neutron() {

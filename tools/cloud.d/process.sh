@@ -26,6 +26,7 @@ pid_of() {
 spawn() {
     local name=$1 pid
     shift
+    end_orphans "$name"
     echo "--- $(date -Is) start" >>"$LOGS/$name.log"
     (
         # Descriptors of the caller (locks above all) must not live on in a daemon.
@@ -37,6 +38,19 @@ spawn() {
     ) </dev/null >>"$LOGS/$name.log" 2>&1 &
     pid=$!
     echo "$pid $(start_time "$pid")" >"$RUN/$name.pid"
+}
+
+# end_orphans NAME ends the children of a daemon that died without them: they would keep its port. A member
+# of the dead leader's group is believed to be one when its error output is the daemon's log.
+end_orphans() {
+    local leader pid
+    [[ -s $RUN/$1.pid ]] && ! running "$1" || return 0
+    read -r leader _ <"$RUN/$1.pid"
+    for pid in $(pgrep -g "$leader" || true); do
+        if [[ $(readlink "/proc/$pid/fd/2") == "$LOGS/$1.log" ]]; then
+            kill -KILL "$pid" 2>/dev/null || true
+        fi
+    done
 }
 
 # running NAME tells whether the daemon runs.
@@ -55,6 +69,8 @@ stop() {
         done
         # spawn made the daemon the leader of its group: this also ends its children.
         kill -KILL -- "-$pid" 2>/dev/null || true
+    else
+        end_orphans "$1"
     fi
     rm -f "$RUN/$1.pid"
 }

@@ -1,7 +1,7 @@
 # Where everything is: paths, ports, names. Sourced by tools/cloud.
 # shellcheck shell=bash disable=SC2034  # the variables are used by the other files
 
-STATE=${KILN_CLOUD_STATE:-/var/lib/kiln-cloud}
+STATE=$(realpath -m "${KILN_CLOUD_STATE:-/var/lib/kiln-cloud}")
 LOGS=$STATE/log
 RUN=$STATE/run
 ETC=$STATE/etc
