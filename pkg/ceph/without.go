@@ -1,0 +1,16 @@
+//go:build !ceph
+
+package ceph
+
+import (
+	"context"
+
+	"github.com/kiln-cloud/kiln/pkg/errs"
+)
+
+// Open says that this Kiln has no Ceph.
+func Open(context.Context, Config) (Backend, error) {
+	return nil, errs.New(errs.Invalid, "kiln.ceph.not_built",
+		"this program was built without Ceph: use one built with -tags ceph,pacific, or a store of the type directory").
+		At(errs.Where{Field: "type"})
+}
