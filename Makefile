@@ -3,7 +3,7 @@ SHELL := /bin/bash
 GO ?= go
 BIN := bin
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -X github.com/kiln-cloud/kiln/pkg/version.Version=$(VERSION)
+LDFLAGS := -X github.com/kiln-cloud/kiln/pkg/version.release=$(VERSION)
 # Ceph's headers decide whether the agent can speak to Ceph; go-ceph needs the tag of the series that Debian has.
 CEPH_TAGS := $(shell test -e /usr/include/rbd/librbd.h && echo ceph,pacific)
 PROGRAMS := kiln kiln-api kiln-engine kiln-worker kiln-agent kiln-manage

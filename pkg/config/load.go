@@ -193,6 +193,10 @@ func setText(field reflect.Value, f reflect.StructField, text string) error {
 			return errors.New("not an address like scheme://host/path")
 		}
 	}
+	// A transport may name several brokers, which no URL can; the bus reads it.
+	if f.Tag.Get("rule") == "transport" && text != "" && !strings.Contains(text, "://") {
+		return errors.New("not an address like rabbit://user:password@host:5672/vhost")
+	}
 	field.SetString(text)
 	return nil
 }

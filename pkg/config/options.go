@@ -28,7 +28,7 @@ type Default struct {
 	LogJSON      bool   `opt:"use_json" default:"false" help:"Write the log as JSON instead of oslo's line layout."`
 	Host         string `opt:"host" help:"Name of this host in leases and messages; the machine's host name where left out."`
 	StatePath    string `opt:"state_path" default:"/var/lib/kiln" help:"Folder for everything that the programs keep on disk."`
-	TransportURL string `opt:"transport_url" rule:"url" secret:"true" default:"memory://" help:"Message bus: rabbit://user:password@host:5672/vhost, or memory:// where all runs in one process."`
+	TransportURL string `opt:"transport_url" rule:"transport" secret:"true" default:"memory://" help:"Message bus: rabbit://user:password@host:5672/vhost, or memory:// where all runs in one process."`
 }
 
 // Database is the section [database].
@@ -55,7 +55,7 @@ type Keystone struct {
 
 // Notifications is the section [oslo_messaging_notifications].
 type Notifications struct {
-	TransportURL string   `opt:"transport_url" rule:"url" secret:"true" help:"Bus on which Nova and Glance notify; the one of [DEFAULT] where left out."`
+	TransportURL string   `opt:"transport_url" rule:"transport" secret:"true" help:"Bus on which Nova and Glance notify; the one of [DEFAULT] where left out."`
 	Topics       []string `opt:"topics" default:"notifications" help:"Topics of Glance's (and Nova's old) notifications."`
 	NovaTopic    string   `opt:"nova_versioned_topic" default:"versioned_notifications" help:"Topic of Nova's versioned notifications."`
 }

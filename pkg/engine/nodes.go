@@ -33,7 +33,9 @@ func (e *Engine) SyncNodes(ctx context.Context) error {
 		return err
 	}
 	var all error
+	there := map[string]bool{}
 	for _, p := range providers {
+		there[p.ID] = true
 		n := placement.Node{Name: p.Name, ProviderID: p.ID, Capacity: p.Capacity, UpdatedAt: e.Now()}
 		for _, h := range hypervisors {
 			if h.Hostname == p.Name {
@@ -48,6 +50,11 @@ func (e *Engine) SyncNodes(ctx context.Context) error {
 			continue // not a compute node: a shared disk, a network agent
 		}
 		all = errors.Join(all, e.syncNode(ctx, n, claims))
+	}
+	for _, c := range claims {
+		if c.ConsumerID != "" && !there[c.ProviderID] {
+			all = errors.Join(all, e.settle(ctx, c)) // the node left the cloud, or came back under another provider
+		}
 	}
 	return all
 }

@@ -11,12 +11,6 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/job"
 )
 
-// Notification is what Kiln reads of a notification of Nova or Glance, out of its oslo envelope.
-type Notification struct {
-	EventType string          `json:"event_type"`
-	Payload   json.RawMessage `json:"payload"`
-}
-
 // imageNotice is Glance's payload (glance/notifier.py format_image_notification).
 type imageNotice struct {
 	ID         string         `json:"id"`
@@ -25,14 +19,14 @@ type imageNotice struct {
 	Properties map[string]any `json:"properties"`
 }
 
-// Notice acts on one notification. They are hints: one that is lost costs at most one SyncInterval, one that
+// Notice acts on one notification of Nova or Glance. They are hints: one that is lost costs at most one SyncInterval, one that
 // comes twice changes nothing.
-func (e *Engine) Notice(ctx context.Context, n Notification) error {
+func (e *Engine) Notice(ctx context.Context, eventType string, payload json.RawMessage) error {
 	switch {
-	case n.EventType == "image.activate":
-		return e.imageAppeared(ctx, n.Payload)
-	case strings.HasPrefix(n.EventType, "instance.delete.end"), strings.HasPrefix(n.EventType, "instance.live_migration_post_dest.end"),
-		strings.HasPrefix(n.EventType, "instance.resize_confirm.end"), strings.HasPrefix(n.EventType, "service."):
+	case eventType == "image.activate":
+		return e.imageAppeared(ctx, payload)
+	case strings.HasPrefix(eventType, "instance.delete.end"), strings.HasPrefix(eventType, "instance.live_migration_post_dest.end"),
+		strings.HasPrefix(eventType, "instance.resize_confirm.end"), strings.HasPrefix(eventType, "service."):
 		e.Nudge()
 	}
 	return nil

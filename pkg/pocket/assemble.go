@@ -30,7 +30,7 @@ func (c *Cloud) assemble(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.images, err = glance.New(imageKit, glance.Options{Stores: cfg.Stores, Quota: cfg.ImageQuota, Record: c.recorder.Add})
+	c.images, err = glance.New(imageKit, glance.Options{Stores: cfg.Stores, Quota: cfg.ImageQuota, Keep: cfg.Keep, Record: c.recorder.Add})
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +94,7 @@ func (c *Cloud) kit(cfg Config, service string) (wire.Kit, error) {
 		return wire.Kit{}, fmt.Errorf("pocket: %w", err)
 	}
 	kit := wire.Kit{
-		Service: service, URL: c.url + "/" + service, IdentityURL: c.url + "/" + Identity, Dir: dir,
+		Service: service, URL: c.url + "/" + service, IdentityURL: c.AuthURL(), Dir: dir,
 		Clock: cfg.Clock, NewID: cfg.NewID, Notify: cfg.Notify, Nodes: cfg.Nodes,
 		Log: cfg.Log.WithField("pocket", service), Tokens: c.identity,
 	}

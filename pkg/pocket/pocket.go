@@ -35,6 +35,7 @@ type Config struct {
 	Nodes      []wire.Node   // the compute hosts; InstancesPath is <Dir>/nodes/<name> by default, Driver "fake"
 	Stores     []string      // Glance's stores, the first is the default one; file1 and file2 by default
 	ImageQuota int64         // bytes that one upload may have before it gets 413; 0 for no limit
+	Keep       bool          // whether Dir's images outlive the cloud; everything else begins anew at each start
 	Zun        bool          // whether there is a container service
 	Compute    nova.Deps     // options of Nova; Start sets its Kit
 	Container  zun.Deps      // options of Zun; Start sets its Kit

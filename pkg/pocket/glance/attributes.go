@@ -28,7 +28,7 @@ func mismatch(format string, args ...any) error {
 // checkKey refuses attributes that the service keeps for itself.
 func checkKey(key string) error {
 	if slices.Contains(reserved, key) || strings.HasPrefix(key, "os_glance") {
-		return fail(http.StatusForbidden, "Attribute '%s' is reserved.", key)
+		return failDetail(http.StatusForbidden, "Attribute '%s' is reserved.", key)
 	}
 	if len(key) > 255 {
 		return fail(http.StatusBadRequest, "Custom property should not be greater than 255 characters.")
@@ -93,7 +93,7 @@ func (i *image) setOwner(raw json.RawMessage, c wire.Caller) error {
 		return err
 	}
 	if !c.Admin() && text(value) != i.owner {
-		return fail(http.StatusForbidden, "You are not permitted to create images owned by '%s'.", text(value))
+		return failDetail(http.StatusForbidden, "You are not permitted to create images owned by '%s'", text(value))
 	}
 	i.owner = text(value)
 	return nil
@@ -148,7 +148,7 @@ func (s *Service) create(c call) (answer, error) {
 	now := s.kit.Clock()
 	i := &image{id: s.kit.NewID(), status: queued, owner: c.caller.ProjectID, visibility: "shared",
 		properties: map[string]string{}, created: now, updated: now}
-	i.urlOf = func(store string) string { return "file://" + s.path("stores", store, i.id) }
+	i.urlOf = s.locationOf(i.id)
 	for key, raw := range body {
 		if err := s.setNew(i, key, raw, c.caller); err != nil {
 			return answer{}, err
@@ -259,15 +259,15 @@ func (i *image) apply(ch change, caller wire.Caller) error {
 		return forbidden("modify_image")
 	}
 	if key == "owner" && !caller.Admin() {
-		return fail(http.StatusForbidden, "Owner can't be updated by non admin.")
+		return failDetail(http.StatusForbidden, "Owner can't be updated by non admin.")
 	}
 	_, has := i.properties[key]
 	isBase := slices.Contains(base, key)
 	switch {
 	case *ch.Op == "remove" && isBase:
-		return fail(http.StatusForbidden, "Property %s may not be removed.", key)
+		return failDetail(http.StatusForbidden, "Property %s may not be removed.", key)
 	case *ch.Op != "add" && !isBase && !has:
-		return fail(http.StatusConflict, "Property %s does not exist.", key)
+		return failDetail(http.StatusConflict, "Property %s does not exist.", key)
 	case *ch.Op == "remove":
 		delete(i.properties, key)
 		return nil

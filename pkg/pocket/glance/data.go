@@ -176,6 +176,9 @@ func (s *Service) open(c wire.Caller, id string) (*image, *os.File, error) {
 	if i == nil || !i.seenBy(c) {
 		return nil, nil, noImage(id)
 	}
+	if !readableBy(c) {
+		return nil, nil, forbidden("download_image")
+	}
 	if i.status == deactivated && !c.Admin() {
 		return nil, nil, fail(http.StatusForbidden, "The requested image has been deactivated. Image data download is forbidden.")
 	}

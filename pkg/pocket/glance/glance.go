@@ -21,6 +21,7 @@ type Options struct {
 	Stores []string           // store ids, the first is the default one
 	Quota  int64              // the most bytes an image may have; 0 for no limit
 	Record func(wire.Request) // writes downloads inside the process into the request log
+	Keep   bool               // keeps active images in the folder from one service to the next
 }
 
 // Service is the image service. Metadata is in memory, the bytes are below the kit's folder:
@@ -37,11 +38,20 @@ type Service struct {
 	uploads int // counts names in incoming/
 }
 
-// New makes a service without images; files that an earlier one left in the folder are removed.
+// New makes a service; files that an earlier one left in the folder are removed unless Options.Keep is set.
 func New(kit wire.Kit, opts Options) (*Service, error) {
+	kit.Refuse = func(w http.ResponseWriter, r *http.Request) {
+		wire.WebobExplained(w, r, http.StatusUnauthorized, "", "")
+	}
 	s := &Service{kit: kit, opts: opts, images: map[string]*image{}, tasks: map[string]*task{}}
-	if err := os.RemoveAll(kit.Dir); err != nil {
-		return nil, fmt.Errorf("pocket glance: %w", err)
+	leftovers := []string{kit.Dir}
+	if opts.Keep {
+		leftovers = []string{s.path("staging"), s.path("incoming")}
+	}
+	for _, dir := range leftovers {
+		if err := os.RemoveAll(dir); err != nil {
+			return nil, fmt.Errorf("pocket glance: %w", err)
+		}
 	}
 	folders := []string{s.path("staging"), s.path("incoming")}
 	for _, store := range opts.Stores {
@@ -52,12 +62,20 @@ func New(kit wire.Kit, opts Options) (*Service, error) {
 			return nil, fmt.Errorf("pocket glance: %w", err)
 		}
 	}
+	if opts.Keep {
+		return s, s.load(s.path(keptFile))
+	}
 	return s, nil
 }
 
-// Close waits for the import tasks.
+const keptFile = "images.json"
+
+// Close waits for the import tasks, and writes down what Options.Keep says to keep.
 func (s *Service) Close() error {
 	s.work.Wait()
+	if s.opts.Keep {
+		return s.save(s.path(keptFile))
+	}
 	return nil
 }
 
@@ -65,13 +83,17 @@ func (s *Service) path(parts ...string) string {
 	return filepath.Join(append([]string{s.kit.Dir}, parts...)...)
 }
 
-// apiError is an error as Glance answers it; an empty text is WebOb's own sentence.
+// apiError is an error as Glance answers it: a text in place of WebOb's sentence, or a detail after it.
 type apiError struct {
-	status int
-	text   string
+	status       int
+	text, detail string
 }
 
-func (e *apiError) Error() string { return e.text }
+func (e *apiError) Error() string { return e.text + e.detail }
+
+func failDetail(status int, format string, args ...any) *apiError {
+	return &apiError{status: status, detail: fmt.Sprintf(format, args...)}
+}
 
 func fail(status int, format string, args ...any) *apiError {
 	return &apiError{status: status, text: fmt.Sprintf(format, args...)}
@@ -88,7 +110,7 @@ func (s *Service) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if !errors.As(err, &e) {
 		e = fail(http.StatusBadRequest, "%s", err.Error())
 	}
-	wire.WebobExplained(w, r, e.status, e.text)
+	wire.WebobExplained(w, r, e.status, e.text, e.detail)
 }
 
 // call is one request with who makes it.

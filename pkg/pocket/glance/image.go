@@ -91,6 +91,9 @@ func (i *image) mine(c wire.Caller) bool {
 	return c.Admin() || i.owner == c.ProjectID && c.Is("member")
 }
 
+// readableBy reports whether the caller may download an image that it sees: a mere reader may not.
+func readableBy(c wire.Caller) bool { return c.Admin() || c.Is("member") }
+
 // find answers the image of the path where the caller sees it.
 func (s *Service) find(c call) (*image, error) {
 	i := s.images[c.id()]

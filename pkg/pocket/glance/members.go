@@ -78,6 +78,9 @@ func (s *Service) addMember(c call) (answer, error) {
 		return answer{}, fail(http.StatusBadRequest, "Member to be added not specified")
 	}
 	i, err := s.shared(c)
+	if i := s.images[c.id()]; err != nil && i != nil && i.mine(c.caller) {
+		return answer{}, fail(http.StatusForbidden, "Not allowed to create members for image %s.", i.id)
+	}
 	if err != nil {
 		return answer{}, err
 	}

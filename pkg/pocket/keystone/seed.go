@@ -1,6 +1,12 @@
 package keystone
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/kiln-cloud/kiln/pkg/pocket/wire"
+)
 
 // seed makes the same people as tools/cloud does on the real one: projects admin, service, demo and other;
 // admin, kiln (the service's own user), demo, demo-reader, demo-manager and other.
@@ -8,16 +14,16 @@ func (s *Service) seed() {
 	s.insert(s.domains, doc{"id": "default", "name": "Default", "description": "The default domain"})
 	s.insert(s.regions, doc{"id": "RegionOne"})
 	for _, name := range []string{"admin", "service", "demo", "other"} {
-		s.insert(s.projects, doc{"name": name})
+		s.insert(s.projects, doc{"id": seedID("project", name), "name": name})
 	}
 	for _, name := range []string{"admin", "manager", "member", "reader", "service"} {
-		s.insert(s.roles, doc{"name": name})
+		s.insert(s.roles, doc{"id": seedID("role", name), "name": name})
 	}
 	for prior, implied := range map[string]string{"admin": "manager", "manager": "member", "member": "reader"} {
 		s.implied[s.role(prior)] = []string{s.role(implied)}
 	}
 	for _, name := range []string{"admin", "kiln", "nova", "zun", "glance", "placement", "demo", "demo-reader", "demo-manager", "other"} {
-		s.insert(s.users, doc{"name": name, "password": s.opts.Password})
+		s.insert(s.users, doc{"id": seedID("user", name), "name": name, "password": s.opts.Password})
 	}
 	project := func(user, role, project string) {
 		s.grants = append(s.grants, grant{user: s.user(user), role: s.role(role), scope: "project", target: s.project(project)})
@@ -37,6 +43,11 @@ func (s *Service) seed() {
 	for _, e := range s.opts.Catalog {
 		s.setEndpoint(e)
 	}
+}
+
+// seedID is the same at every start, so that what others wrote down about a project stays true.
+func seedID(kind, name string) string {
+	return wire.Hex(uuid.NewSHA1(uuid.NameSpaceOID, []byte("pocket "+kind+" "+name)).String())
 }
 
 func idOf(d doc) string {
