@@ -6,11 +6,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // session is a user's token with the catalog that came with it.
@@ -252,4 +255,26 @@ func values(list []any, key string) []string {
 		}
 	}
 	return out
+}
+
+// breakUpload sends the head of a PUT and a part of its body, and drops the connection.
+func breakUpload(t *testing.T, s *session, path string) {
+	t.Helper()
+	u, err := url.Parse(s.catalog["image"] + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := (&net.Dialer{Timeout: 10 * time.Second}).DialContext(t.Context(), "tcp", u.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head := "PUT " + u.Path + " HTTP/1.1\r\nHost: " + u.Host + "\r\nX-Auth-Token: " + s.token +
+		"\r\nContent-Type: application/octet-stream\r\nContent-Length: 1000000\r\n\r\n"
+	if _, err := conn.Write(append([]byte(head), make([]byte, 300000)...)); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(300 * time.Millisecond) // so that the service has read some of it
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -105,7 +105,7 @@ func placementPolicy(t *testing.T, p *placementUser) {
 		contains(t, "errors.0.detail", "Policy does not allow placement:resource_providers:list to be performed.")
 	placementError(t, member.ask(t, http.MethodPost, "/resource_providers", map[string]any{"name": "x"}), http.StatusForbidden, "placement.undefined_code")
 	r := member.get(t, "placement", "/resource_providers", "X-Auth-Token", "").want(t, http.StatusUnauthorized)
-	r.wantHeader(t, "WWW-Authenticate", "").keys(t, "error", "code message title").equal(t, "error.title", "Unauthorized")
+	r.wantHeader(t, "WWW-Authenticate", `Keystone uri="`+p.target.AuthURL+`"`).keys(t, "error", "code message title").equal(t, "error.title", "Unauthorized")
 	member.get(t, "placement", "/resource_providers", "X-Auth-Token", "gAAAAABforged").want(t, http.StatusUnauthorized)
 }
 

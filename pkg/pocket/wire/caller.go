@@ -52,7 +52,12 @@ func (k Kit) Authenticate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		caller, ok := k.Tokens.Check(r.Header.Get("X-Auth-Token"))
 		if !ok {
-			k.unauthorized(w)
+			w.Header().Set("WWW-Authenticate", `Keystone uri="`+k.IdentityURL+`"`)
+			if k.Refuse != nil {
+				k.Refuse(w, r)
+			} else {
+				unauthorized(w)
+			}
 			return
 		}
 		if rec := recordOf(r.Context()); rec != nil {
@@ -62,8 +67,7 @@ func (k Kit) Authenticate(next http.Handler) http.Handler {
 	})
 }
 
-func (k Kit) unauthorized(w http.ResponseWriter) {
-	w.Header().Set("WWW-Authenticate", `Keystone uri="`+k.IdentityURL+`"`)
+func unauthorized(w http.ResponseWriter) {
 	WriteJSON(w, http.StatusUnauthorized, map[string]any{"error": map[string]any{
 		"code": http.StatusUnauthorized, "title": "Unauthorized",
 		"message": "The request you have made requires authentication.",

@@ -11,7 +11,7 @@ import (
 // (https://github.com/Pylons/webob/blob/1.8.6/src/webob/exc.py).
 var explanations = map[int]string{
 	http.StatusBadRequest:                   "The server could not comply with the request since it is either malformed or otherwise incorrect.",
-	http.StatusUnauthorized:                 "This server could not verify that you are authorized to access the document you requested.  Either you supplied the wrong credentials (e.g., bad password), or your browser does not understand how to supply the credentials required.",
+	http.StatusUnauthorized:                 "This server could not verify that you are authorized to access the document you requested. Either you supplied the wrong credentials (e.g., bad password), or your browser does not understand how to supply the credentials required.",
 	http.StatusForbidden:                    "Access was denied to this resource.",
 	http.StatusNotFound:                     "The resource could not be found.",
 	http.StatusMethodNotAllowed:             "The method specified is not allowed for this resource.",
@@ -46,14 +46,14 @@ func WebobError(w http.ResponseWriter, r *http.Request, status int, detail strin
 	webob(w, accept, status, explanations[status], detail, format(title(status), text))
 }
 
-// WebobExplained answers an error of which the service replaces WebOb's sentence, as Glance does; with an empty
-// explanation it is WebOb's. It is a plain text for a client that says nothing of what it takes.
-func WebobExplained(w http.ResponseWriter, r *http.Request, status int, explanation string) {
+// WebobExplained answers an error as Glance does: WebOb's sentence with a detail, or an explanation in the sentence's
+// place. It is a plain text for a client that says nothing of what it takes.
+func WebobExplained(w http.ResponseWriter, r *http.Request, status int, explanation, detail string) {
 	if explanation == "" {
 		explanation = explanations[status]
 	}
-	webob(w, r.Header.Get("Accept"), status, explanation, "", map[string]string{
-		"message": explanation + "<br /><br />\n\n\n", "code": strconv.Itoa(status) + " " + title(status), "title": title(status),
+	webob(w, r.Header.Get("Accept"), status, explanation, detail, map[string]string{
+		"message": explanation + "<br /><br />\n" + detail + "\n\n", "code": strconv.Itoa(status) + " " + title(status), "title": title(status),
 	})
 }
 

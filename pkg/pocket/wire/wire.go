@@ -10,6 +10,7 @@ package wire
 import (
 	"errors"
 	"io"
+	"net/http"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -19,11 +20,12 @@ import (
 type Kit struct {
 	Service     string           // identity, image, compute, placement, container; the prefix without its slash
 	URL         string           // where clients find the service, e.g. http://127.0.0.1:4711/compute; no trailing slash
-	IdentityURL string           // for WWW-Authenticate, e.g. http://127.0.0.1:4711/identity
+	IdentityURL string           // for WWW-Authenticate, e.g. http://127.0.0.1:4711/identity/v3
 	Dir         string           // a folder on disk of the service's own; it exists
 	Clock       func() time.Time // UTC
 	NewID       func() string    // a fresh UUID with dashes
 	Tokens      Tokens
+	Refuse      http.HandlerFunc // the 401 of a service that has one of its own; nil for keystonemiddleware's
 	Images      Images
 	Placement   Placement
 	Notify      Notify
