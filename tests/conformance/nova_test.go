@@ -35,7 +35,7 @@ func testNova(t *testing.T, target Target) {
 	for name, test := range map[string]func(*testing.T){
 		"versions": n.versions, "flavors": n.flavors, "refused creations": n.refusals, "life of a server": n.life, "lists": n.lists,
 		"metadata": n.metadata, "actions": n.actions, "no valid host": n.noHost, "projects": n.projects, "hypervisors": n.hypervisors,
-		"services": n.services, "aggregates": n.aggregates, "precache": n.precache, "allocation": n.allocation,
+		"services": n.services, "aggregates": n.aggregates, "precache": n.precache, "allocation": n.allocation, "gophercloud": n.gophercloud,
 	} {
 		t.Run(name, test)
 	}

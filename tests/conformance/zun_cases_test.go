@@ -223,6 +223,12 @@ func zunCases() map[string]zunCase {
 			cases[name] = *state
 		}
 	}
+	addUnderWay(cases)
+	return cases
+}
+
+// addUnderWay adds the cases where the node has not done its work yet: it is dead, so that it never does.
+func addUnderWay(cases map[string]zunCase) {
 	for _, name := range []string{"other-project-actions", "other-project-actions-all-projects"} {
 		cases[name] = zunCase{prepare: func(l *zunLab) {
 			id := l.make(old1, true, nil)
@@ -243,7 +249,6 @@ func zunCases() map[string]zunCase {
 		l.call("admin", http.MethodPost, "/v1/containers/"+l.ours[web2]+"/rebuild", newestZun, map[string]any{"image": "labzun/busybox:2.0"})
 		serviceIs("force_down", map[string]any{"forced_down": true})(l) // the row is shown without asking the node
 	}}
-	return cases
 }
 
 func ptr(c zunCase) *zunCase { return &c }

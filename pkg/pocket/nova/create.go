@@ -224,7 +224,7 @@ func (s *Server) newInstance(c *call, in *createRequest, image wire.Image, f fla
 		ProjectID: c.caller.ProjectID, Project: c.caller.ProjectName, UserID: c.caller.UserID, User: c.caller.UserName,
 		Image: image, Flavor: f, Metadata: maps.Clone(in.Metadata), UserData: in.UserData,
 		ConfigDrive: slices.Contains(booleans[:len(booleans)/2], in.ConfigDrive),
-		WantZone:    strings.SplitN(in.AvailabilityZone, ":", 2)[0],
+		Zone:        strings.SplitN(in.AvailabilityZone, ":", 2)[0],
 		Reservation: "r-" + wire.Hex(s.deps.NewID())[:8], AdminPass: in.AdminPass,
 		VMState: "building", TaskState: "scheduling", Created: s.deps.Clock(),
 		ask: askOf(c), built: make(chan struct{}), cancel: func() {},
@@ -238,7 +238,7 @@ func (s *Server) newInstance(c *call, in *createRequest, image wire.Image, f fla
 	if i.AdminPass == "" {
 		i.AdminPass = wire.Hex(s.deps.NewID())[:12]
 	}
-	i.Updated, i.Zone = i.Created, i.WantZone
+	i.Updated = i.Created
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.serial++

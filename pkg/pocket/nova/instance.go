@@ -14,26 +14,25 @@ import (
 
 // instance is one server. Its fields are guarded by Server.mu; a copy (see copyOf) is free to read.
 type instance struct {
-	ID, Name, Hostname    string
-	Description           *string
-	ProjectID, UserID     string
-	Project, User         string // names, for notifications
-	Image                 wire.Image
-	Flavor                flavor
-	Metadata              map[string]string
-	Key, UserData         *string
-	ConfigDrive           bool
-	Host, Zone            string // Host is empty until it is scheduled
-	WantZone              string
-	Reservation, Label    string // r-abcdefgh, instance-0000000a
-	VMState               string // building, active, stopped, error, deleted
-	TaskState             string // "" is null
-	PowerState            int    // 0 no state, 1 running, 4 shut down
-	Created, Updated      time.Time
-	Launched, Terminated  time.Time // zero is null
-	Deleted               time.Time
-	Fault                 *fault
-	AdminPass, LaunchedAt string
+	ID, Name, Hostname   string
+	Description          *string
+	ProjectID, UserID    string
+	Project, User        string // names, for notifications
+	Image                wire.Image
+	Flavor               flavor
+	Metadata             map[string]string
+	Key, UserData        *string
+	ConfigDrive          bool
+	Host, Zone           string // Host is empty until it is scheduled
+	Reservation, Label   string // r-abcdefgh, instance-0000000a
+	VMState              string // building, active, stopped, error, deleted
+	TaskState            string // "" is null
+	PowerState           int    // 0 no state, 1 running, 4 shut down
+	Created, Updated     time.Time
+	Launched, Terminated time.Time // zero is null
+	Deleted              time.Time
+	Fault                *fault
+	AdminPass            string
 
 	ask    request            // for notifications about this instance's background work
 	cancel context.CancelFunc // of the build under way

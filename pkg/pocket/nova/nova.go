@@ -141,21 +141,6 @@ func (s *Server) Close() error {
 	return nil
 }
 
-// Wait returns when no build, delete or precache is under way, or when the context ends. For tests.
-func (s *Server) Wait(ctx context.Context) error {
-	done := make(chan struct{})
-	go func() {
-		s.work.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // background runs work that outlives its request.
 func (s *Server) background(work func(ctx context.Context)) {
 	s.work.Add(1)
