@@ -97,9 +97,13 @@ func (a *api) deadline(c *gin.Context) {
 		c.Next()
 		return
 	}
-	ctx, cancel := context.WithTimeout(c.Request.Context(), a.Timeout)
-	defer cancel()
-	c.Request = c.Request.WithContext(ctx)
+	whole := c.Request
+	ctx, cancel := context.WithTimeout(whole.Context(), a.Timeout)
+	defer func() {
+		cancel()
+		c.Request = whole // its context ends only when the client goes away: recovered asks it
+	}()
+	c.Request = whole.WithContext(ctx)
 	c.Next()
 }
 
