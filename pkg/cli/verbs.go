@@ -1,0 +1,126 @@
+package cli
+
+import (
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kiln-cloud/kiln/pkg/client"
+	"github.com/kiln-cloud/kiln/pkg/event"
+	"github.com/kiln-cloud/kiln/pkg/recipe"
+)
+
+// checkRecipe checks recipes on this machine; it needs no login.
+func (a *app) checkRecipe() *cobra.Command {
+	return &cobra.Command{Use: "check PATH", Short: "Check a recipe file, or the recipes of a repository's folder", Args: cobra.ExactArgs(1), RunE: func(_ *cobra.Command, args []string) error {
+		info, err := os.Stat(args[0])
+		if err != nil {
+			return err
+		}
+		if !info.IsDir() {
+			data, err := os.ReadFile(args[0])
+			if err != nil {
+				return err
+			}
+			_, err = recipe.Parse(filepath.Base(args[0]), data)
+			return err
+		}
+		root, err := os.OpenRoot(args[0])
+		if err != nil {
+			return err
+		}
+		defer root.Close() //nolint:errcheck // only read
+		set, err := recipe.Load(root.FS())
+		if err != nil {
+			return err
+		}
+		for _, faults := range set.Faults {
+			fmt.Fprintln(a.out, faults.Error()) //nolint:errcheck // standard output
+		}
+		if len(set.Faults) > 0 {
+			return fmt.Errorf("%d of %d recipes are faulty", len(set.Faults), len(set.Faults)+len(set.Recipes))
+		}
+		fmt.Fprintf(a.out, "%d recipes, no faults\n", len(set.Recipes)) //nolint:errcheck // standard output
+		return nil
+	}}
+}
+
+func (a *app) versions() *cobra.Command {
+	return &cobra.Command{Use: "versions NAME", Short: "List the versions of a family", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+		c, err := a.connect(cmd.Context())
+		if err != nil {
+			return err
+		}
+		rows, err := client.ListAt[row](cmd.Context(), c, "/v1/families/"+url.PathEscape(args[0])+"/versions", "versions", nil)
+		if err != nil {
+			return err
+		}
+		return a.print(rows, []string{"name", "state", "origin", "parent_version", "image_id"})
+	}}
+}
+
+func (a *app) promote() *cobra.Command {
+	return &cobra.Command{Use: "promote NAME CHANNEL VERSION", Short: "Let a channel point to a version", Args: cobra.ExactArgs(3), RunE: func(cmd *cobra.Command, args []string) error {
+		c, err := a.connect(cmd.Context())
+		if err != nil {
+			return err
+		}
+		var r row
+		path := "/v1/families/" + url.PathEscape(args[0]) + "/channels/" + url.PathEscape(args[1])
+		if err := c.Put(cmd.Context(), path, map[string]string{"version": args[2]}, &r); err != nil {
+			return err
+		}
+		return a.show(r)
+	}}
+}
+
+func (a *app) revoke() *cobra.Command {
+	return &cobra.Command{Use: "revoke NAME VERSION", Short: "Forbid a version: nothing is started or built from it again", Args: cobra.ExactArgs(2), RunE: func(cmd *cobra.Command, args []string) error {
+		c, err := a.connect(cmd.Context())
+		if err != nil {
+			return err
+		}
+		var r row
+		path := "/v1/families/" + url.PathEscape(args[0]) + "/versions/" + url.PathEscape(args[1]) + "/revoke"
+		if err := c.Post(cmd.Context(), path, nil, &r); err != nil {
+			return err
+		}
+		return a.show(r)
+	}}
+}
+
+func (a *app) pending() *cobra.Command {
+	return &cobra.Command{Use: "pending ID", Short: "List the published fixes that an image lacks", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+		c, err := a.connect(cmd.Context())
+		if err != nil {
+			return err
+		}
+		rows, err := client.ListAt[row](cmd.Context(), c, "/v1/images/"+url.PathEscape(args[0])+"/advisories", "advisories", nil)
+		if err != nil {
+			return err
+		}
+		return a.print(rows, []string{"package", "installed", "fixed", "suite", "security"})
+	}}
+}
+
+func (a *app) events() *cobra.Command {
+	var after int64
+	cmd := &cobra.Command{Use: "events", Short: "Follow what happens", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		c, err := a.connect(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return c.Events(cmd.Context(), after, func(e event.Event) error {
+			if a.format == "json" {
+				return a.json(e)
+			}
+			_, err := fmt.Fprintf(a.out, "%s %6d %-24s %s\n", e.CreatedAt.Format("15:04:05"), e.ID, e.Type, e.Resource)
+			return err
+		})
+	}}
+	cmd.Flags().Int64Var(&after, "after", 0, "number of the last event that was seen")
+	return cmd
+}

@@ -1,0 +1,130 @@
+package daemon
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/kiln-cloud/kiln/pkg/build/native"
+	"github.com/kiln-cloud/kiln/pkg/catalog"
+	"github.com/kiln-cloud/kiln/pkg/catalog/inspect"
+	"github.com/kiln-cloud/kiln/pkg/config"
+	"github.com/kiln-cloud/kiln/pkg/deb"
+	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
+	"github.com/kiln-cloud/kiln/pkg/gitsource"
+	"github.com/kiln-cloud/kiln/pkg/job"
+	"github.com/kiln-cloud/kiln/pkg/upgrade"
+	"github.com/kiln-cloud/kiln/pkg/upgrade/offline"
+	"github.com/kiln-cloud/kiln/pkg/worker"
+)
+
+// Worker runs the jobs that read and make disks.
+func Worker(ctx context.Context, p *Parts) error {
+	loop, err := p.Worker()
+	if err != nil {
+		return err
+	}
+	return Serve(ctx, loop, p.Relay())
+}
+
+// Worker is the loop of one worker.
+func (p *Parts) Worker() (Loop, error) {
+	deps, err := p.workerDeps()
+	if err != nil {
+		return nil, err
+	}
+	handlers, err := worker.New(deps)
+	if err != nil {
+		return nil, err
+	}
+	r := p.runner([]job.Queue{job.WorkerQueue}, handlers, p.Config.Worker.Parallel)
+	return func(ctx context.Context) error {
+		if err := p.WaitSchema(ctx); err != nil {
+			return err
+		}
+		return r.Serve(ctx)
+	}, nil
+}
+
+func (p *Parts) workerDeps() (worker.Deps, error) {
+	c := p.Config.Worker
+	mirrors, err := mirrorsOf(c)
+	if err != nil {
+		return worker.Deps{}, err
+	}
+	proxy, err := mirror.New(mirror.Config{Upstreams: []string{mirrors.Main, mirrors.Security}, Dir: filepath.Join(c.CacheDir, "packages"), Log: p.Log})
+	if err != nil {
+		return worker.Deps{}, err
+	}
+	builder, err := native.New(native.Config{Mirrors: mirrors, Proxy: proxy, Keyring: c.Keyring, Log: p.Log})
+	if err != nil {
+		return worker.Deps{}, err
+	}
+	indexes, err := deb.NewClient(deb.ClientConfig{Dir: filepath.Join(c.CacheDir, "indexes"), Keyring: c.Keyring, Log: p.Log})
+	if err != nil {
+		return worker.Deps{}, err
+	}
+	git := gitsource.Fetcher{AllowLocal: c.LocalSources}
+	return worker.Deps{
+		Store: p.DB, Glance: p.Glance, Builder: builder, Indexes: indexes, Inspect: inspectFile,
+		Upgrader: offline.New(offline.Config{Proxy: proxy, Keyring: c.Keyring, Log: p.Log}),
+		Suites:   suites{mirrors, p.Config.Upgrade.Suites},
+		Fetch: func(ctx context.Context, url, ref, dir string) (worker.Checkout, error) {
+			co, err := git.Fetch(ctx, url, ref, dir)
+			return worker.Checkout{Commit: co.Commit, Files: co.Files, Close: co.Close}, err
+		},
+		WorkDir: c.WorkDir, CacheDir: c.CacheDir, Log: p.Log,
+	}, nil
+}
+
+// mirrorsOf takes what is configured, and the machine's own apt sources for the rest.
+func mirrorsOf(c config.Worker) (deb.Mirrors, error) {
+	m := deb.Mirrors{Main: c.Mirror, Security: c.SecurityMirror}
+	if m.Main != "" && m.Security != "" {
+		return m, nil
+	}
+	machine, err := deb.MachineMirrors()
+	if err != nil {
+		return m, err
+	}
+	if m.Main == "" {
+		m.Main = machine.Main
+	}
+	if m.Security == "" {
+		m.Security = machine.Security
+	}
+	return m, nil
+}
+
+// suites are those of [upgrade] suites for a release.
+type suites struct {
+	mirrors   deb.Mirrors
+	templates []string
+}
+
+// For implements worker.Suites.
+func (s suites) For(codename string) []upgrade.Suite {
+	var out []upgrade.Suite
+	for _, t := range s.templates {
+		suite := upgrade.Suite{Mirror: s.mirrors.Main, Suite: strings.ReplaceAll(t, "{codename}", codename), Components: []string{"main"}}
+		if strings.HasSuffix(suite.Suite, "-security") {
+			suite.Mirror = s.mirrors.Security
+		}
+		out = append(out, suite)
+	}
+	return out
+}
+
+func inspectFile(ctx context.Context, path, format string) (*catalog.Facts, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return inspect.Read(ctx, f, info.Size(), format)
+}
