@@ -204,20 +204,20 @@ func zunCases() map[string]zunCase {
 		}},
 	}
 	for state, files := range map[*zunCase]string{
-		ptr(isRunning(web1)): "delete-force-as-member-403 delete-force-mv-1.6-400 delete-running-409 delete-stop-true kill logs pause reboot " +
+		new(isRunning(web1)): "delete-force-as-member-403 delete-force-mv-1.6-400 delete-running-409 delete-stop-true kill logs pause reboot " +
 			"resize-container-mv-1.18-406 show-running show-running-as-member show-running-by-name show-running-mv-1.1 start-running-409 stop " +
 			"unpause-running-409 unknown-action-404 show-right-after-stop show-right-after-delete-stop",
-		ptr(isRunning(web2)): "rebuild show-running-with-host list-filter-host",
-		ptr(isRunning(web3)): "delete-force resize-container resize-container-too-big-400",
-		ptr(isRunning(old1)): "other-project-delete other-project-delete-all-projects other-project-rebuild other-project-show other-project-show-all-projects " +
+		new(isRunning(web2)): "rebuild show-running-with-host list-filter-host",
+		new(isRunning(web3)): "delete-force resize-container resize-container-too-big-400",
+		new(isRunning(old1)): "other-project-delete other-project-delete-all-projects other-project-rebuild other-project-show other-project-show-all-projects " +
 			"other-project-stop other-project-stop-all-projects-400",
-		ptr(isRunning("old-1")): "execute stats top",
-		ptr(isRunning(old3)):    "foreign-member-delete-404 foreign-member-show-404 foreign-member-show-by-name-404 other-project-show-by-name other-project-list",
-		ptr(frozen(busy)):       "delete-force-while-creating delete-while-creating-409",
-		ptr(frozen(web1)):       "show-right-after-create",
-		ptr(frozen("e2f5ee71-e3c2-4121-a0b2-31cfd97a26e8")): "show-creating-during-pull",
-		ptr(several(web1, web2)):                            "list list-limit-1 list-all-projects",
-		ptr(after(web1, "stop:Stopped", "start:Running", "pause:Paused", "unpause:Running", "reboot:Running", "kill:Stopped", "start:Running")): "actions-list actions-list-mv-1.32",
+		new(isRunning("old-1")): "execute stats top",
+		new(isRunning(old3)):    "foreign-member-delete-404 foreign-member-show-404 foreign-member-show-by-name-404 other-project-show-by-name other-project-list",
+		new(frozen(busy)):       "delete-force-while-creating delete-while-creating-409",
+		new(frozen(web1)):       "show-right-after-create",
+		new(frozen("e2f5ee71-e3c2-4121-a0b2-31cfd97a26e8")): "show-creating-during-pull",
+		new(several(web1, web2)):                            "list list-limit-1 list-all-projects",
+		new(after(web1, "stop:Stopped", "start:Running", "pause:Paused", "unpause:Running", "reboot:Running", "kill:Stopped", "start:Running")): "actions-list actions-list-mv-1.32",
 	} {
 		for name := range strings.FieldsSeq(files) {
 			cases[name] = *state
@@ -250,8 +250,6 @@ func addUnderWay(cases map[string]zunCase) {
 		serviceIs("force_down", map[string]any{"forced_down": true})(l) // the row is shown without asking the node
 	}}
 }
-
-func ptr(c zunCase) *zunCase { return &c }
 
 func projectOf(l *zunLab) string {
 	caller, _ := labTokens{}.Check("admin")

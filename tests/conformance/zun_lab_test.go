@@ -225,8 +225,15 @@ func (l *zunLab) replace(text string) string {
 	return text
 }
 
+// labReply is an answer without its body, which has been read.
+type labReply struct {
+	StatusCode int
+	Status     string
+	Header     http.Header
+}
+
 // call sends a request; a nil body sends none, a string goes as it is.
-func (l *zunLab) call(as, method, path string, headers map[string]string, body any) (*http.Response, any) {
+func (l *zunLab) call(as, method, path string, headers map[string]string, body any) (labReply, any) {
 	l.t.Helper()
 	var payload io.Reader
 	switch v := body.(type) {
@@ -260,14 +267,15 @@ func (l *zunLab) call(as, method, path string, headers map[string]string, body a
 	if err != nil {
 		l.t.Fatal(err)
 	}
+	reply := labReply{StatusCode: resp.StatusCode, Status: resp.Status, Header: resp.Header}
 	if len(raw) == 0 {
-		return resp, ""
+		return reply, ""
 	}
 	var decoded any
 	if err := json.Unmarshal(raw, &decoded); err != nil {
 		l.t.Fatalf("%s %s answered no JSON: %q", method, path, raw)
 	}
-	return resp, decoded
+	return reply, decoded
 }
 
 var newestZun = map[string]string{"OpenStack-API-Version": "container 1.40", "Content-Type": "application/json"}

@@ -192,7 +192,10 @@ func (s *Server) actOnAggregate(c *call) (answer, error) {
 	if err = errors.Join(err, json.Unmarshal(raw, &named), json.Unmarshal(raw, &body)); err != nil {
 		return answer{}, malformed()
 	}
-	rule, work := "", func(*aggregate) error { return nil }
+	var (
+		rule string
+		work func(*aggregate) error
+	)
 	switch {
 	case body.Add != nil:
 		rule, work = "add_host", func(a *aggregate) error { return s.addToAggregate(a, body.Add.Host) }

@@ -136,14 +136,14 @@ func checkQcow2(path string) error {
 	defer func() { _ = file.Close() }() // only read
 	header := make([]byte, 80)
 	if _, err := io.ReadFull(file, header); err != nil || string(header[:4]) != "QFI\xfb" {
-		return errors.New("Converted to raw, but format is not qcow2") //nolint:revive,staticcheck // Nova's sentence
+		return errors.New("Converted to raw, but format is not qcow2") //nolint:staticcheck // Nova's sentence
 	}
 	const dataFile = 1 << 2
 	switch {
 	case binary.BigEndian.Uint64(header[8:]) != 0:
 		return errors.New("fmt=qcow2 backed by: a backing file")
 	case binary.BigEndian.Uint32(header[4:]) >= 3 && binary.BigEndian.Uint64(header[72:])&dataFile != 0:
-		return errors.New("Image has an external data file") //nolint:revive,staticcheck // Nova's manner
+		return errors.New("Image has an external data file") //nolint:staticcheck // Nova's manner
 	}
 	return nil
 }

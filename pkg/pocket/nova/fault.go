@@ -46,8 +46,7 @@ func writeError(w http.ResponseWriter, err error) {
 		message: "Unexpected API Error. Please report this at http://bugs.launchpad.net/nova/ and attach the Nova API log if possible.\n" +
 			"<class 'Exception'>",
 	}
-	var asked *apiError
-	if errors.As(err, &asked) {
+	if asked, isOurs := errors.AsType[*apiError](err); isOurs {
 		known = asked
 	}
 	name := faultNames[known.status]

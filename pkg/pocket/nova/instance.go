@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"maps"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -89,10 +90,10 @@ func hostID(project, host string) string {
 }
 
 func (i *instance) status() string {
-	switch {
-	case i.TaskState == "rebooting":
+	switch i.TaskState {
+	case "rebooting":
 		return "REBOOT"
-	case i.TaskState == "rebooting_hard":
+	case "rebooting_hard":
 		return "HARD_REBOOT"
 	}
 	switch i.VMState {
@@ -110,15 +111,10 @@ func (i *instance) status() string {
 	return "UNKNOWN"
 }
 
-// progress is shown for some states only (nova.api.openstack.compute.views.servers).
-func (i *instance) progress() (int, bool) {
-	switch i.status() {
-	case "ACTIVE":
-		return 0, true
-	case "BUILD", "REBOOT", "HARD_REBOOT":
-		return 0, true
-	}
-	return 0, false
+// showsProgress: progress is shown in some states only, and no driver here counts it
+// (nova.api.openstack.compute.views.servers).
+func (i *instance) showsProgress() bool {
+	return slices.Contains([]string{"ACTIVE", "BUILD", "REBOOT", "HARD_REBOOT"}, i.status())
 }
 
 func orNull(text string) any {

@@ -31,8 +31,7 @@ func (m *metadata) UnmarshalJSON(raw []byte) error {
 
 // asBadRequest keeps an answer that the decoding of a field has found already.
 func asBadRequest(err error, name string) error {
-	var known *apiError
-	if errors.As(err, &known) {
+	if known, isOurs := errors.AsType[*apiError](err); isOurs {
 		return known
 	}
 	return badRequest("Invalid input for field/attribute %s. %s", name, err)

@@ -143,11 +143,7 @@ func (s *Server) Close() error {
 
 // background runs work that outlives its request.
 func (s *Server) background(work func(ctx context.Context)) {
-	s.work.Add(1)
-	go func() {
-		defer s.work.Done()
-		work(s.life)
-	}()
+	s.work.Go(func() { work(s.life) })
 }
 
 func (s *Server) host(name string) *host {

@@ -1,6 +1,7 @@
 package nova
 
 import (
+	"maps"
 	"net/http"
 	"regexp"
 	"strings"
@@ -56,15 +57,15 @@ func (s *Server) routes() http.Handler {
 	checked := s.deps.Authenticate(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		path := strings.TrimSuffix(r.URL.Path, "/")
-		switch {
-		case path == "":
+		switch path {
+		case "":
 			s.showVersions(w)
 			return
-		case path == "/v2.1":
+		case "/v2.1":
 			setVersion(w, oldest.String())
 			s.showVersion(w, "v2.1")
 			return
-		case path == "/v2":
+		case "/v2":
 			s.showVersion(w, "v2.0")
 			return
 		}
@@ -127,9 +128,7 @@ func (s *Server) serve(h handlerFunc) http.HandlerFunc {
 			writeError(w, err)
 			return
 		}
-		for name, values := range result.header {
-			w.Header()[name] = values
-		}
+		maps.Copy(w.Header(), result.header)
 		if result.body == nil {
 			w.Header().Set("Content-Type", "application/json") // Nova says so of its empty answers too
 		}

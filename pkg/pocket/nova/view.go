@@ -27,8 +27,8 @@ func (s *Server) serverView(c *call, i *instance) map[string]any {
 	view["created"], view["updated"] = wire.Stamp(i.Created), wire.Stamp(i.Updated)
 	view["addresses"], view["accessIPv4"], view["accessIPv6"] = map[string]any{}, "", ""
 	view["OS-DCF:diskConfig"] = "MANUAL"
-	if progress, shown := i.progress(); shown {
-		view["progress"] = progress
+	if i.showsProgress() {
+		view["progress"] = 0
 	}
 	view["OS-EXT-AZ:availability_zone"] = cmp.Or(i.Zone, defaultZone)
 	view["config_drive"] = ""

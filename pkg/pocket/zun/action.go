@@ -213,7 +213,7 @@ func (s *Server) power(c *call, name string) (answer, error) {
 	}
 	s.later(row, func() {
 		if row.DockerID == "" {
-			err := fmt.Errorf("Cannot operate an uncreated container.") //nolint:revive,staticcheck // Zun's sentence
+			err := fmt.Errorf("Cannot operate an uncreated container.") //nolint:staticcheck // Zun's sentence
 			row.failIt(err, false)
 			s.finish(a, name, err)
 			return
@@ -261,7 +261,7 @@ func (s *Server) rebuildContainer(c *call) (answer, error) {
 			return
 		}
 		if row.Host == "" {
-			err := fmt.Errorf("Cannot operate an uncreated container.") //nolint:revive,staticcheck // Zun's sentence
+			err := fmt.Errorf("Cannot operate an uncreated container.") //nolint:staticcheck // Zun's sentence
 			row.failIt(err, false)
 			s.finish(a, "rebuild", err)
 			return

@@ -219,10 +219,10 @@ func (s *Server) run(row *container, a *action, step string, start bool) {
 		s.finish(a, step, err)
 		return
 	case row.DiskGB > 0 && !s.deps.DiskQuota:
-		err = fmt.Errorf("Your host does not support disk quota feature.") //nolint:revive,staticcheck // Zun's sentence
+		err = fmt.Errorf("Your host does not support disk quota feature.") //nolint:staticcheck // Zun's sentence
 	case row.Workdir != nil && !strings.HasPrefix(*row.Workdir, "/"):
 		s.connect(row)
-		err = fmt.Errorf("Docker internal error: 400 Client Error for http+docker://localhost/v1.41/containers/create?name=zun-%s: "+ //nolint:revive,staticcheck // Zun's
+		err = fmt.Errorf("Docker internal error: 400 Client Error for http+docker://localhost/v1.41/containers/create?name=zun-%s: "+ //nolint:staticcheck // Zun's
 			"Bad Request (\"the working directory '%s' is invalid, it needs to be an absolute path\").", row.ID, *row.Workdir)
 	default:
 		s.connect(row)

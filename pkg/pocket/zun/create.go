@@ -24,10 +24,7 @@ func (s *Server) createContainer(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	row, err := s.newRow(c, body)
-	if err != nil {
-		return answer{}, err
-	}
+	row := s.newRow(c, body)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.checkQuota(c.caller.ProjectID, row); err != nil {
@@ -104,7 +101,7 @@ func createRules(c *call, body map[string]any) error {
 	return nil
 }
 
-func (s *Server) newRow(c *call, body map[string]any) (*container, error) {
+func (s *Server) newRow(c *call, body map[string]any) *container {
 	id := s.deps.NewID()
 	row := &container{
 		ID: id, Name: str(body, "name"), ProjectID: c.caller.ProjectID, UserID: c.caller.UserID, Image: str(body, "image"),
@@ -133,7 +130,7 @@ func (s *Server) newRow(c *call, body map[string]any) (*container, error) {
 	if disk, given := numberOf(body["disk"]); given {
 		row.DiskGB = int64(disk)
 	}
-	return row, nil
+	return row
 }
 
 // checkQuota counts the rows of a project. Under the lock.

@@ -8,7 +8,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/pocket/wire"
 )
 
-func (s *Server) hostView(c *call, h *host) map[string]any {
+func (s *Server) hostView(h *host) map[string]any {
 	var memory, disk, count int64
 	var cpu float64
 	for _, row := range s.containers {
@@ -38,7 +38,7 @@ func (s *Server) listHosts(c *call) (answer, error) {
 	list := []any{}
 	byName := func(a, b *host) int { return cmp.Compare(a.Name, b.Name) }
 	for _, h := range slices.SortedFunc(slices.Values(s.hosts), byName) {
-		list = append(list, s.hostView(c, h))
+		list = append(list, s.hostView(h))
 	}
 	return ok(map[string]any{"hosts": list, "next": nil})
 }
@@ -53,7 +53,7 @@ func (s *Server) showHost(c *call) (answer, error) {
 	if h == nil {
 		return answer{}, fail(http.StatusNotFound, "compute-node-not-found", "Compute node %s could not be found.", c.PathValue("id"))
 	}
-	return ok(s.hostView(c, h))
+	return ok(s.hostView(h))
 }
 
 func (s *Server) listServices(c *call) (answer, error) {

@@ -3,6 +3,7 @@ package zun
 import (
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -53,16 +54,9 @@ func (s *Server) showTop(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	command := ""
-	for n, word := range row.Command {
-		if n > 0 {
-			command += " "
-		}
-		command += word
-	}
 	return ok(map[string]any{
 		"Titles":    []string{"UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"},
-		"Processes": [][]string{{"root", "1000", "999", "0", row.StateSince.UTC().Format("15:04"), "?", "00:00:00", command}},
+		"Processes": [][]string{{"root", "1000", "999", "0", row.StateSince.UTC().Format("15:04"), "?", "00:00:00", strings.Join(row.Command, " ")}},
 	})
 }
 

@@ -1,6 +1,7 @@
 package zun
 
 import (
+	"maps"
 	"net/http"
 	"regexp"
 	"strings"
@@ -130,9 +131,7 @@ func (s *Server) serve(route route) http.HandlerFunc {
 				s.writeError(w, err)
 				return
 			}
-			for name, values := range result.header {
-				w.Header()[name] = values
-			}
+			maps.Copy(w.Header(), result.header)
 			wire.WriteJSON(w, result.status, result.body)
 		})
 	}

@@ -147,13 +147,11 @@ func (s *Server) Kill(node string, dead bool) {
 
 // background runs a step of a container after the configured delay, unless the service closes before.
 func (s *Server) background(step func()) {
-	s.work.Add(1)
-	go func() {
-		defer s.work.Done()
+	s.work.Go(func() {
 		if s.sleep(s.deps.Delay) {
 			step()
 		}
-	}()
+	})
 }
 
 // sleep reports whether the time passed before the service closed.
