@@ -20,6 +20,7 @@ allow_resize_to_same_host = true
 vif_plugging_is_fatal = false
 vif_plugging_timeout = 0
 shutdown_timeout = 5
+resume_guests_state_on_host_boot = true
 default_schedule_zone = nova
 [wsgi]
 api_paste_config = /etc/nova/api-paste.ini
