@@ -10,9 +10,10 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/sandbox"
 )
 
-// base is what every image has beside Debian's required packages: an init, device events, a bus for logind, and
-// what makes and reads its boot files.
-var base = []string{"usr-is-merged", "systemd-sysv", "udev", "dbus", "initramfs-tools", "zstd"}
+// base is what every image has beside Debian's essential packages and apt: the rest of Debian's required ones, an
+// init, device events, a bus for logind, and what makes the boot files.
+var base = []string{"e2fsprogs", "mount", "passwd", "tzdata", "util-linux-extra", "usr-is-merged",
+	"systemd-sysv", "udev", "dbus", "initramfs-tools", "zstd"}
 
 // bootPackages come after the kernel, whose hooks would otherwise run update-grub on a tree that is not ready.
 // Not grub-pc: it would write to devices at every upgrade. update-grub is in grub2-common.
@@ -33,10 +34,10 @@ func (m *making) configure(ctx context.Context) error {
 	return nil
 }
 
-// install adds the required packages, the kernel and the recipe's packages in one run of apt. INITRD=No keeps the
+// install adds the base packages, the kernel and the recipe's packages in one run of apt. INITRD=No keeps the
 // kernel's hook from building an initramfs that the next step builds anyway.
 func (m *making) install(ctx context.Context) error {
-	names := slices.Concat([]string{"'?and(?priority(required),?architecture(native))'"}, base, []string{m.recipe.Kernel.Package}, m.recipe.Packages)
+	names := slices.Concat(base, []string{m.recipe.Kernel.Package}, m.recipe.Packages)
 	script := "export INITRD=No\n" + aptInstall + strings.Join(names, " ") + "\n" + aptInstall + strings.Join(bootPackages, " ")
 	if err := m.shell(ctx, script); err != nil {
 		kind := errs.KindOf(err)

@@ -170,7 +170,7 @@ func checkTree(t *testing.T, path string) {
 	for _, want := range []struct{ file, text string }{
 		{"boot/grub/grub.cfg", "root=UUID="}, {"boot/grub/grub.cfg", "console=ttyS0"}, {"etc/stamp", "(sudo)"},
 		{"home/kiln/.ssh/authorized_keys", "ssh-ed25519 AAAAC3Nz it's me\n"}, {"etc/apt/sources.list.d/debian.sources", "bookworm-security"},
-		{"var/lib/dpkg/status", "Package: linux-image-cloud-amd64"},
+		{"var/lib/dpkg/status", "Package: linux-image-cloud-amd64"}, {"var/lib/dpkg/status", "Package: e2fsprogs"},
 	} {
 		if got := read(want.file); !strings.Contains(got, want.text) {
 			t.Errorf("%s has no %q:\n%.2000s", want.file, want.text, got)
