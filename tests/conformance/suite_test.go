@@ -21,6 +21,7 @@ type Target struct {
 	Password string // of admin, kiln, demo, demo-reader, demo-manager and other
 	Region   string
 	Real     bool
+	listener *listener // hears the notifications
 }
 
 // areas are the parts of the suite.
@@ -32,6 +33,7 @@ var areas = []struct {
 	{"glance", testGlance},
 	{"placement", testPlacement},
 	{"nova", testNova},
+	{"notifications", testNotifications},
 	{"gophercloud", testGophercloud},
 }
 
@@ -49,6 +51,7 @@ func TestPocket(t *testing.T) {
 // pocketTarget starts a pocket cloud with the same hosts as tools/cloud has.
 func pocketTarget(t *testing.T) Target {
 	t.Helper()
+	heard := &listener{}
 	cloud, err := pocket.Start(t.Context(), pocket.Config{
 		Dir: t.TempDir(),
 		Nodes: []wire.Node{
@@ -57,6 +60,7 @@ func pocketTarget(t *testing.T) Target {
 			{Name: "fake3.kiln.test", VCPUs: 8, MemoryMB: 8192, DiskGB: 100},
 		},
 		KilnURL: "http://127.0.0.1:9511/",
+		Notify:  heard.add,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -66,7 +70,7 @@ func pocketTarget(t *testing.T) Target {
 			t.Errorf("close the pocket cloud: %v", err)
 		}
 	})
-	return Target{AuthURL: cloud.AuthURL(), Password: "kiln", Region: "RegionOne"}
+	return Target{AuthURL: cloud.AuthURL(), Password: "kiln", Region: "RegionOne", listener: heard}
 }
 
 func TestReal(t *testing.T) {
@@ -78,7 +82,7 @@ func TestReal(t *testing.T) {
 	}
 	runSuite(t, Target{
 		AuthURL: os.Getenv("KILN_TEST_AUTH_URL"), Password: os.Getenv("KILN_TEST_PASSWORD"),
-		Region: os.Getenv("KILN_TEST_REGION"), Real: true,
+		Region: os.Getenv("KILN_TEST_REGION"), Real: true, listener: &listener{},
 	})
 }
 

@@ -124,7 +124,7 @@ func (s *Service) upload(c call) (answer, error) {
 		return answer{}, err
 	}
 	s.mu.Lock()
-	s.notify("prepare", i, importState(i))
+	s.prepare(i, store)
 	s.mu.Unlock()
 	got, err := s.receive(c.Body)
 	if err != nil {

@@ -34,13 +34,24 @@ type imagePayload struct {
 	DeletedAt       *string           `json:"deleted_at"`
 	Importing       *[]string         `json:"os_glance_importing_to_stores,omitempty"`
 	Failed          *[]string         `json:"os_glance_failed_import,omitempty"`
+	Backend         string            `json:"backend,omitempty"`
 }
 
-// progress is what prepare and upload say about an import on top.
-type progress struct{ importing, failed []string }
+// progress is what prepare and upload say about an import on top; only prepare names the store.
+type progress struct {
+	importing, failed []string
+	store             string
+}
 
 func importState(i *image) *progress {
-	return &progress{listOf(i.properties[propImporting]), listOf(i.properties[propFailed])}
+	return &progress{importing: listOf(i.properties[propImporting]), failed: listOf(i.properties[propFailed])}
+}
+
+// prepare tells that bytes are about to go to a store.
+func (s *Service) prepare(i *image, store string) {
+	p := importState(i)
+	p.store = store
+	s.notify("prepare", i, p)
 }
 
 func listOf(text string) []string {
@@ -75,6 +86,7 @@ func (s *Service) notify(verb string, i *image, p *progress) {
 	payload := payloadOf(i)
 	if p != nil {
 		payload.Importing, payload.Failed = &p.importing, &p.failed
+		payload.Backend = p.store
 	}
 	s.emit("image."+verb, "INFO", payload)
 }
@@ -104,12 +116,12 @@ func (s *Service) notifySend(i *image, c wire.Caller, sent, wanted int64) {
 	}{sent, i.id, i.owner, c.ProjectID, c.UserID})
 }
 
-func (s *Service) notifyTask(t *task) {
+func (s *Service) notifyTask(verb string, t *task) {
 	var message *string
 	if t.message != "" {
 		message = &t.message
 	}
-	s.emit("task."+t.status, "INFO", struct {
+	s.emit("task."+verb, "INFO", struct {
 		ID        string  `json:"id"`
 		Type      string  `json:"type"`
 		Status    string  `json:"status"`

@@ -106,6 +106,7 @@ func (s *Service) importImage(c call) (answer, error) {
 			"method": map[string]string{"name": method}, "stores": stores}}}
 	s.tasks[t.id] = t
 	i.properties[propTask] = t.id
+	s.notifyTask("create", t)
 	s.work.Go(func() { s.run(t, i, method, stores) })
 	return answer{status: http.StatusAccepted}, nil
 }
@@ -167,7 +168,8 @@ func (s *Service) run(t *task, i *image, method string, stores []string) {
 		i.status = importing
 	}
 	s.touch(i)
-	s.notify("update", i, nil)
+	s.notify("update", i, nil) // the lock is taken
+	s.notify("update", i, nil) // and the stores are noted
 	s.mu.Unlock()
 
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
@@ -194,16 +196,22 @@ func (s *Service) run(t *task, i *image, method string, stores []string) {
 
 func (s *Service) advance(t *task, status, message string) {
 	t.status, t.message, t.updated = status, message, s.kit.Clock()
-	s.notifyTask(t)
+	s.notifyTask(status, t)
 }
 
 // landed notes that one more store has the bytes. The lock is held.
 func (s *Service) landed(i *image, store string) {
-	left := slices.DeleteFunc(strings.Split(i.properties[propImporting], ","), func(have string) bool { return have == store })
 	s.notify("upload", i, importState(i))
-	i.properties[propImporting] = strings.Join(left, ",")
+	i.arrived(store)
 	s.touch(i)
-	s.notify("update", i, nil)
+	s.notify("update", i, nil) // the store is done
+	s.notify("update", i, nil) // and the task looks once more: Glance saves the image at both
+}
+
+// arrived takes a store off the list of those that wait for the bytes.
+func (i *image) arrived(store string) {
+	left := slices.DeleteFunc(strings.Split(i.properties[propImporting], ","), func(have string) bool { return have == store })
+	i.properties[propImporting] = strings.Join(left, ",")
 }
 
 func (s *Service) copyTo(ctx context.Context, i *image, stores []string) error {
@@ -211,6 +219,9 @@ func (s *Service) copyTo(ctx context.Context, i *image, stores []string) error {
 	from := i.stores[0]
 	s.mu.Unlock()
 	for _, store := range stores {
+		s.mu.Lock()
+		s.prepare(i, store)
+		s.mu.Unlock()
 		if err := s.copyFile(ctx, i.id, from, store); err != nil {
 			return err
 		}
@@ -228,6 +239,9 @@ func (s *Service) copyTo(ctx context.Context, i *image, stores []string) error {
 
 func (s *Service) importStaged(i *image, stores []string) error {
 	for n, store := range stores {
+		s.mu.Lock()
+		s.prepare(i, store)
+		s.mu.Unlock()
 		staged, err := os.Open(s.path("staging", i.id))
 		if err != nil {
 			return err
@@ -246,10 +260,11 @@ func (s *Service) importStaged(i *image, stores []string) error {
 		}
 		if n == 0 {
 			s.activate(i, store, got)
+			i.arrived(store)
 		} else {
 			i.stores = append(i.stores, store)
+			s.landed(i, store)
 		}
-		s.landed(i, store)
 		s.mu.Unlock()
 	}
 	return os.Remove(s.path("staging", i.id))
