@@ -291,7 +291,7 @@ func atOnce(t *testing.T, _ Harness, b cache.Backend) {
 
 func cancelled(t *testing.T, _ Harness, b cache.Backend) {
 	ctx, cancel := context.WithCancel(t.Context())
-	data, _ := content(1, 64<<20)
+	data, _ := content(1, 24<<20)
 	r := io.MultiReader(bytes.NewReader(data[:20<<20]), &canceller{cancel: cancel}, bytes.NewReader(data[20<<20:]))
 	if _, err := b.Put(ctx, "image", r, 0, ""); !errs.Is(err, errs.Cancelled) {
 		t.Errorf("put: %v", err)

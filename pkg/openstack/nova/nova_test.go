@@ -3,6 +3,9 @@ package nova_test
 import (
 	"bytes"
 	"context"
+	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -167,5 +170,43 @@ func await(t *testing.T, c *nova.Client, project, id, status string) placement.S
 		case s.Status == "ERROR", time.Now().After(end):
 			t.Fatalf("the server is %s, not %q: %s", s.Status, status, s.Fault)
 		}
+	}
+}
+
+func TestPocketPrecache(t *testing.T) {
+	_, kiln := cloudtest.Pocket(t, pocket.Config{Nodes: []wire.Node{{Name: "fake1", VCPUs: 8, MemoryMB: 8192, DiskGB: 100}}})
+	precache(t, kiln, "fake1")
+}
+
+func TestRealPrecache(t *testing.T) {
+	precache(t, cloudtest.Real(t, "kiln", "service"), "fake1.kiln.test")
+}
+
+func precache(t *testing.T, kiln *openstack.Cloud, host string) {
+	raw := kiln.Service(openstack.Description{Name: "nova", Types: []string{"compute"}, Version: "v2.1", Microversion: nova.Microversion})
+	do := func(ctx context.Context, method, path string, body, out any) {
+		t.Helper()
+		if err := raw.Do(ctx, openstack.Call{Operation: "test", Method: method, Path: path, Body: body, Out: out}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var made struct{ Aggregate nova.Aggregate }
+	do(t.Context(), http.MethodPost, "os-aggregates", map[string]any{"aggregate": map[string]any{"name": "kiln-test-" + uuid.NewString()}}, &made)
+	path := "os-aggregates/" + strconv.Itoa(made.Aggregate.ID)
+	t.Cleanup(func() { do(context.WithoutCancel(t.Context()), http.MethodDelete, path, nil, nil) })
+	do(t.Context(), http.MethodPost, path+"/action", map[string]any{"add_host": map[string]string{"host": host}}, nil)
+	t.Cleanup(func() {
+		do(context.WithoutCancel(t.Context()), http.MethodPost, path+"/action", map[string]any{"remove_host": map[string]string{"host": host}}, nil)
+	})
+	c := nova.New(kiln)
+	all, err := c.Aggregates(t.Context())
+	if err != nil || !slices.ContainsFunc(all, func(a nova.Aggregate) bool { return a.ID == made.Aggregate.ID && slices.Contains(a.Hosts, host) }) {
+		t.Errorf("aggregates: %+v, %v", all, err)
+	}
+	if err := c.Precache(t.Context(), made.Aggregate.ID, newImage(t, glance.New(kiln))); err != nil {
+		t.Errorf("precache: %v", err)
+	}
+	if err := c.Precache(t.Context(), 999_999, uuid.NewString()); !errs.Is(err, errs.NotFound) && !errs.Is(err, errs.Invalid) {
+		t.Errorf("no such aggregate: %v", err)
 	}
 }
