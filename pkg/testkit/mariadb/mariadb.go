@@ -174,9 +174,10 @@ func (s *Server) Start() error {
 	if err != nil {
 		return err
 	}
+	// Flushing to the kernel (2) is what a kill -9 of the server needs to lose nothing; the disk itself is not tested.
 	cmd := exec.CommandContext(context.Background(), path, "--no-defaults", "--datadir="+s.dir+"/data", "--user="+account(), //nolint:gosec // a test's own folder
 		"--socket="+s.dir+"/sock", "--pid-file="+s.dir+"/pid", "--skip-networking", "--skip-log-bin", "--performance-schema=OFF",
-		"--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0", "--innodb-buffer-pool-size=32M", "--max-connections=400")
+		"--innodb-flush-log-at-trx-commit=2", "--innodb-doublewrite=0", "--innodb-buffer-pool-size=32M", "--max-connections=400")
 	cmd.Stdout, cmd.Stderr = log, log
 	// The server must not outlive a test binary that is killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
