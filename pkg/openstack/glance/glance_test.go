@@ -308,3 +308,18 @@ func stores(t *testing.T, c *glance.Client) {
 		}
 	}
 }
+
+// TestUploadWithARevokedToken meets the 401 before a byte was sent, so that nothing of the stream is lost.
+func TestUploadWithARevokedToken(t *testing.T) {
+	fake, cloud := cloudtest.Pocket(t, pocket.Config{})
+	c := glance.New(cloud)
+	n := newImage()
+	create(t, c, n)
+	fake.ExpireTokens("kiln")
+	if err := c.Upload(t.Context(), n.ID, iotest.OneByteReader(bytes.NewReader(content(1000))), 1000); err != nil {
+		t.Fatal(err)
+	}
+	if image, err := c.Image(t.Context(), n.ID); err != nil || image.Size != 1000 {
+		t.Errorf("after the upload: %+v, %v", image, err)
+	}
+}
