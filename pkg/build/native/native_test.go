@@ -202,7 +202,7 @@ func ls(t *testing.T, dir string) string {
 // boot starts the image in QEMU without KVM and gives what the serial console said until text came.
 func boot(t *testing.T, path, text string) string {
 	t.Helper()
-	ctx, stop := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, stop := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer stop()
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "768", "-nographic", "-no-reboot", "-monitor", "none",
 		"-serial", "stdio", "-nic", "none", "-snapshot", "-drive", "if=virtio,format=qcow2,file="+path)
