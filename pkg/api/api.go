@@ -141,7 +141,7 @@ func (a *api) services() {
 	desk := job.Desk{Jobs: s, Tx: s, Events: s, Now: a.Now, NewID: a.NewID}
 	a.builds = &build.Service{Desk: desk, Store: s, AllowLocal: a.AllowLocal}
 	a.catalog = &catalog.Service{Desk: desk, Store: s, Glance: a.Glance}
-	a.upgrades = &upgrade.Service{Desk: desk, Store: s, Catalog: s}
+	a.upgrades = &upgrade.Service{Desk: desk, Store: s}
 	a.advisory = &advisory.Service{Desk: desk}
 	a.cache = &cache.Service{Desk: desk, Store: s}
 	a.placement = &placement.Service{Desk: desk, Store: s, Catalog: s, DefaultFamily: a.DefaultFamily}

@@ -69,11 +69,10 @@ type handler[In any] func(ctx context.Context, req *Request[In]) (Response, erro
 type route struct {
 	Method, Path, Rule string
 
-	query   []string // keys that the call takes
-	sorts   []string // keys that a list sorts by; nil for what is no list
-	cloud   bool     // the things belong to no project
-	streams bool
-	serve   func(a *api, r route) gin.HandlerFunc
+	query []string // keys that the call takes
+	sorts []string // keys that a list sorts by; nil for what is no list
+	cloud bool     // the things belong to no project
+	serve func(a *api, r route) gin.HandlerFunc
 }
 
 // on is a route whose handler takes a body of type In.

@@ -5,10 +5,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -46,7 +48,15 @@ var noon = time.Date(2026, 3, 5, 12, 0, 0, 0, time.UTC)
 
 func newWorld(t *testing.T, change ...func(*api.Deps)) *world {
 	t.Helper()
-	db, err := store.Open(t.Context(), store.Config{Driver: store.SQLite, DSN: filepath.Join(t.TempDir(), "kiln.db")})
+	path := filepath.Join(t.TempDir(), "kiln.db")
+	fresh, err := migrated()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, fresh, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	db, err := store.Open(t.Context(), store.Config{Driver: store.SQLite, DSN: path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,9 +65,6 @@ func newWorld(t *testing.T, change ...func(*api.Deps)) *world {
 			t.Error(err)
 		}
 	})
-	if err := db.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	e, err := policy.New()
 	if err != nil {
 		t.Fatal(err)
@@ -80,6 +87,26 @@ func newWorld(t *testing.T, change ...func(*api.Deps)) *world {
 	w.http = api.New(w.deps)
 	return w
 }
+
+// migrated is the file of an empty database, made once: migrating for each test takes most of its time.
+var migrated = sync.OnceValues(func() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "kiln-api-test")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // a temporary folder
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	path := filepath.Join(dir, "kiln.db")
+	db, err := store.Open(ctx, store.Config{Driver: store.SQLite, DSN: path})
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(db.Migrate(ctx), db.Close()); err != nil {
+		return nil, err
+	}
+	return os.ReadFile(path)
+})
 
 // lines is a log that many goroutines may write.
 type lines struct {

@@ -17,8 +17,7 @@ type JobPayload struct {
 // Service starts upgrades.
 type Service struct {
 	job.Desk
-	Store   Store
-	Catalog catalog.Store
+	Store Store
 }
 
 // Request starts the upgrade of a version into a new one of its family. errs.Conflict for a revoked version,
