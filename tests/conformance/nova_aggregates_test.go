@@ -22,22 +22,23 @@ func (n *novaBench) newAggregate(t *testing.T, name string) string {
 }
 
 func (n *novaBench) aggregates(t *testing.T) {
-	path := n.newAggregate(t, "kiln-conformance-a")
+	first, second := unique("a"), unique("b")
+	path := n.newAggregate(t, first)
 	id := path[len("/os-aggregates/"):]
 	act := func(action string, body map[string]any) *reply {
 		t.Helper()
 		return n.admin.post(t, "compute", path+"/action", map[string]any{action: body}, newestNova...)
 	}
-	n.admin.post(t, "compute", "/os-aggregates", map[string]any{"aggregate": map[string]any{"name": "kiln-conformance-a"}}, newestNova...).
-		want(t, http.StatusConflict).equal(t, "conflictingRequest.message", "Aggregate kiln-conformance-a already exists.")
+	n.admin.post(t, "compute", "/os-aggregates", map[string]any{"aggregate": map[string]any{"name": first}}, newestNova...).
+		want(t, http.StatusConflict).equal(t, "conflictingRequest.message", "Aggregate "+first+" already exists.")
 	n.admin.post(t, "compute", "/os-aggregates", map[string]any{}, newestNova...).want(t, http.StatusBadRequest).
 		equal(t, "badRequest.message", "'aggregate' is a required property")
 	n.admin.get(t, "compute", path, newestNova...).want(t, http.StatusOK).
 		keys(t, "aggregate", "id uuid name hosts metadata created_at updated_at deleted_at deleted availability_zone").
 		equal(t, "aggregate.hosts", []string{}).equal(t, "aggregate.metadata", map[string]string{}).equal(t, "aggregate.availability_zone", nil)
 	n.admin.get(t, "compute", path).want(t, http.StatusOK).keys(t, "aggregate", "id name hosts metadata created_at updated_at deleted_at deleted availability_zone")
-	n.admin.put(t, "compute", path, map[string]any{"aggregate": map[string]any{"name": "kiln-conformance-b"}}, newestNova...).want(t, http.StatusOK).
-		equal(t, "aggregate.name", "kiln-conformance-b")
+	n.admin.put(t, "compute", path, map[string]any{"aggregate": map[string]any{"name": second}}, newestNova...).want(t, http.StatusOK).
+		equal(t, "aggregate.name", second)
 	act("add_host", map[string]any{"host": "nosuch"}).want(t, http.StatusNotFound).equal(t, "itemNotFound.message", "Compute host nosuch could not be found.")
 	act("add_host", map[string]any{"host": fakeHost}).want(t, http.StatusOK).equal(t, "aggregate.hosts", []string{fakeHost})
 	act("add_host", map[string]any{"host": fakeHost}).want(t, http.StatusConflict).
@@ -58,7 +59,7 @@ func (n *novaBench) aggregates(t *testing.T) {
 }
 
 func (n *novaBench) precache(t *testing.T) {
-	path := n.newAggregate(t, "kiln-conformance-cache") + "/images"
+	path := n.newAggregate(t, unique("cache")) + "/images"
 	wish := func(ids ...string) map[string]any {
 		list := []map[string]string{}
 		for _, id := range ids {

@@ -94,7 +94,7 @@ func (n *novaBench) gopherclouds(ctx context.Context, t *testing.T, compute *gop
 	if hosts, err := hypervisors.ExtractHypervisors(pages); err != nil || len(hosts) != len(list) {
 		t.Errorf("hypervisors %v, %v", hosts, err)
 	}
-	name := "kiln-conformance-go"
+	name := unique("go")
 	group, err := aggregates.Create(ctx, compute, aggregates.CreateOpts{Name: name}).Extract()
 	if err != nil {
 		t.Fatal(err)

@@ -159,7 +159,7 @@ func (n *novaBench) actions(t *testing.T) {
 
 func (n *novaBench) noHost(t *testing.T) {
 	made := n.admin.post(t, "compute", "/flavors", map[string]any{"flavor": map[string]any{
-		"name": "kiln-conformance-huge", "vcpus": 5000, "ram": 64, "disk": 1,
+		"name": unique("huge"), "vcpus": 5000, "ram": 64, "disk": 1,
 	}}, newestNova...).want(t, http.StatusOK)
 	huge := made.text("flavor.id")
 	t.Cleanup(func() { n.admin.delete(t, "compute", "/flavors/"+huge, newestNova...) })
