@@ -91,8 +91,8 @@ func (r *run) finishBoot(ctx context.Context, root *os.Root) error {
 	}
 	versions := wanted(asked, kernels, initrds)
 	if len(versions) > 0 {
-		args := append([]string{"/bin/sh", controlInside + "/finish"}, versions...)
-		if err := r.tool(ctx, nil, args...); err != nil {
+		spec := sandbox.Spec{Args: append([]string{"/bin/sh", controlInside + "/finish"}, versions...)}
+		if err := r.tool(ctx, spec); err != nil {
 			return err
 		}
 	}
@@ -105,13 +105,13 @@ func (r *run) finishBoot(ctx context.Context, root *os.Root) error {
 	if !changed || r.facts.BootLoader != "grub" || !exists(root, "usr/sbin/update-grub") {
 		return nil
 	}
-	return r.tool(ctx, &sandbox.RootDisk{UUID: r.facts.RootUUID}, "/usr/sbin/update-grub")
+	return r.tool(ctx, sandbox.Spec{Args: []string{"/usr/sbin/update-grub"}, RootDisk: &sandbox.RootDisk{UUID: r.facts.RootUUID}})
 }
 
 // tool runs a program of the image without any network.
-func (r *run) tool(ctx context.Context, rootDisk *sandbox.RootDisk, args ...string) error {
+func (r *run) tool(ctx context.Context, spec sandbox.Spec) error {
 	var output tailBuffer
-	err := r.inImage(ctx, io.MultiWriter(r.log, &output), sandbox.Spec{Args: args, RootDisk: rootDisk})
+	err := r.inImage(ctx, io.MultiWriter(r.log, &output), spec)
 	return aptError(err, output.String())
 }
 

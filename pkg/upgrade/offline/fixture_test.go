@@ -76,7 +76,7 @@ func makeDebian(ctx context.Context) (string, error) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return "", err
 	}
-	key := sha256.Sum256([]byte(include + rootUUID + deleted + "3"))
+	key := sha256.Sum256([]byte(include + rootUUID + deleted + "4"))
 	image := filepath.Join(dir, "bookworm-"+hex.EncodeToString(key[:6])+".raw")
 	if st, err := os.Stat(image); err == nil && time.Since(st.ModTime()) < 7*24*time.Hour {
 		return image, nil
@@ -96,8 +96,9 @@ func makeDebian(ctx context.Context) (string, error) {
 		{"mmdebstrap", "--variant=minbase", "--include=" + include, "--aptopt=Apt::Install-Recommends \"false\"", "bookworm", tree, "deb " + mirrors.Main + " bookworm main"},
 		{"sh", "-c", `set -e; cd "$0"; rm -f etc/ssh/ssh_host_* etc/hostname etc/resolv.conf; : >etc/machine-id
 			ln -s ../run/systemd/resolve/stub-resolv.conf etc/resolv.conf
+			echo "UUID=$1 / ext4 errors=remount-ro 0 1" >etc/fstab
 			mkdir -p boot/grub; echo "# made by the fixture" >boot/grub/grub.cfg; echo "# changed by its owner" >>etc/ssh/sshd_config
-			echo "deb http://mirror.example.org/own bookworm main" >etc/apt/sources.list`, tree},
+			echo "deb http://mirror.example.org/own bookworm main" >etc/apt/sources.list`, tree, rootUUID},
 		{"truncate", "-s", "1801M", image + ".part"},
 		{"/usr/sbin/mke2fs", "-q", "-t", "ext4", "-U", rootUUID, "-d", tree, "-E", "offset=1048576", image + ".part", "1800M"},
 	}

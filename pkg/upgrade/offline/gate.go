@@ -31,7 +31,7 @@ func (r *run) gate(ctx context.Context, root *os.Root) error {
 	if text := strings.TrimSpace(audit.String()); err != nil || text != "" {
 		return failed("dpkg --audit: %v %.500q", err, text)
 	}
-	if err := r.tool(ctx, nil, aptGet("check")...); err != nil {
+	if err := r.tool(ctx, sandbox.Spec{Args: aptGet("check")}); err != nil {
 		return failed("apt-get check: %v", err)
 	}
 	if exists(root, "usr/sbin/update-initramfs.kiln") || exists(root, "usr/sbin/update-grub.kiln") {

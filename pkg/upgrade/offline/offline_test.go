@@ -294,25 +294,46 @@ func victim(t *testing.T, work string) {
 	t.Log("was not killed: ", err)
 }
 
-func TestFullImageIsNamed(t *testing.T) {
-	original := fullCopy(t, debian(t))
-	work := t.TempDir()
-	_, err := offline.New(offline.Config{Proxy: proxy(t)}).Upgrade(t.Context(), upgrade.Request{
-		Original: original, OriginalFormat: "raw", Suites: suites(t), WorkDir: work, Output: filepath.Join(t.TempDir(), "new"), OutputFormat: "raw",
-	})
-	if errs.CodeOf(err) != offline.CodeDiskFull || !strings.Contains(err.Error(), "bytes are missing") {
-		t.Error(err)
+// TestBrokenImages: what goes wrong is named, and nobody gets the image.
+func TestBrokenImages(t *testing.T) {
+	script := func(name, text string) func(*os.Root) error {
+		return func(root *os.Root) error {
+			return errors.Join(root.WriteFile(name, []byte(text), 0o755), root.Chmod(name, 0o755))
+		}
 	}
-	if l := left(t, work); len(l) > 0 {
-		t.Errorf("left %v", l)
+	for name, c := range map[string]struct {
+		code, text string
+		spoil      func(*os.Root) error
+	}{
+		"full":             {offline.CodeDiskFull, "bytes are missing", fill},
+		"a failing script": {offline.CodePackages, "could not be upgraded", script("etc/kernel/postinst.d/zzz", "#!/bin/sh\nexit 1\n")},
+		"no initrd comes":  {offline.CodeGate, "has no initrd", script("usr/sbin/update-initramfs", "#!/bin/sh\nexit 0\n")},
+		"root by device":   {offline.CodeGate, "root=/dev/vda1", script("etc/grub.d/41_own", "#!/bin/sh\necho linux /boot/vmlinuz-x root=/dev/vda1\n")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			original := edited(t, debian(t), c.spoil)
+			work, out := t.TempDir(), filepath.Join(t.TempDir(), "new")
+			_, err := offline.New(offline.Config{Proxy: proxy(t)}).Upgrade(t.Context(), upgrade.Request{
+				Original: original, OriginalFormat: "raw", Suites: suites(t), WorkDir: work, Output: out, OutputFormat: "raw",
+			})
+			if errs.CodeOf(err) != c.code || !strings.Contains(err.Error(), c.text) {
+				t.Error(err)
+			}
+			if _, err := os.Stat(out); err == nil {
+				t.Error("there is an output")
+			}
+			if l := left(t, work); len(l) > 0 {
+				t.Errorf("left %v", l)
+			}
+		})
 	}
 }
 
-// fullCopy copies an image and fills its file system up to some 40 MiB.
-func fullCopy(t *testing.T, original string) string {
+// edited copies an image and changes files in it.
+func edited(t *testing.T, original string, edit func(*os.Root) error) string {
 	t.Helper()
 	dir := t.TempDir()
-	image := disk.Image{Path: filepath.Join(dir, "full.raw"), Format: "raw"}
+	image := disk.Image{Path: filepath.Join(dir, "edited.raw"), Format: "raw"}
 	if err := disk.Convert(t.Context(), disk.Image{Path: original, Format: "raw"}, image, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -328,21 +349,23 @@ func fullCopy(t *testing.T, original string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := root.Create("filler")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Fallocate(int(f.Fd()), 0, 0, int64(st.Bfree)*st.Bsize-40<<20); err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(f.Close(), root.Close(), s.Close()); err != nil {
+	if err := errors.Join(edit(root), root.Close(), s.Close()); err != nil {
 		t.Fatal(err)
 	}
 	return image.Path
+}
+
+// fill leaves some 40 MiB of the file system.
+func fill(root *os.Root) error {
+	f, err := root.Create("filler")
+	if err != nil {
+		return err
+	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	return errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, int64(st.Bfree)*st.Bsize-40<<20), f.Close())
 }
 
 func TestBadRequests(t *testing.T) {
