@@ -20,6 +20,8 @@ const imageKeys = "id name status owner visibility disk_format container_format 
 	"min_disk min_ram protected os_hidden tags created_at updated_at locations self file schema"
 
 func testGlance(t *testing.T, target Target) {
+	users := &glanceUsers{demo: login(t, target, "demo", "demo"), reader: login(t, target, "demo-reader", "demo"),
+		other: login(t, target, "other", "other"), admin: login(t, target, "admin", "admin")}
 	for _, part := range []struct {
 		name string
 		test func(t *testing.T, g *glanceUsers)
@@ -30,10 +32,7 @@ func testGlance(t *testing.T, target Target) {
 		{"list", glanceList}, {"tags and actions", glanceActions}, {"stores", glanceStores}, {"copy-image", glanceCopy},
 		{"glance-direct", glanceDirect}, {"refused imports", glanceRefusedImports},
 	} {
-		t.Run(part.name, func(t *testing.T) {
-			part.test(t, &glanceUsers{demo: login(t, target, "demo", "demo"), reader: login(t, target, "demo-reader", "demo"),
-				other: login(t, target, "other", "other"), admin: login(t, target, "admin", "admin")})
-		})
+		t.Run(part.name, func(t *testing.T) { part.test(t, users) })
 	}
 }
 

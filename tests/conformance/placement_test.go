@@ -12,6 +12,7 @@ import (
 const placementLatest = "1.39"
 
 func testPlacement(t *testing.T, target Target) {
+	kiln := &placementUser{login(t, target, "kiln", "service")}
 	for _, part := range []struct {
 		name string
 		test func(t *testing.T, p *placementUser)
@@ -22,7 +23,7 @@ func testPlacement(t *testing.T, target Target) {
 		{"aggregates", placementAggregates}, {"classes", placementClasses}, {"candidates", placementCandidates},
 		{"old microversions", placementOld},
 	} {
-		t.Run(part.name, func(t *testing.T) { part.test(t, &placementUser{login(t, target, "kiln", "service")}) })
+		t.Run(part.name, func(t *testing.T) { part.test(t, kiln) })
 	}
 }
 
