@@ -51,30 +51,13 @@ func (r *Rabbit) hold(ctx context.Context, log logrus.FieldLogger, session func(
 }
 
 func (r *Rabbit) consumeOn(ctx context.Context, conn *amqp.Connection, spec ConsumerSpec, h Handler, log logrus.FieldLogger) error {
-	ch, err := conn.Channel()
+	c, err := bounded(ctx, r.cfg.PublishTimeout, func() (consumer, error) { return r.setUp(conn, spec, log) },
+		func(late consumer) { closeChannel(late.ch, log) }) // or it would keep messages that nobody works on
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err := ignoreClosed(ch.Close()); err != nil {
-			log.WithError(err).Debug("closing a channel")
-		}
-	}()
-	if err := declareQueues(ch, spec); err != nil {
-		return err
-	}
-	missing, err := r.bind(conn, spec, log)
-	if err != nil {
-		return err
-	}
-	if err := ch.Qos(spec.Prefetch, 0, false); err != nil {
-		return err
-	}
-	gone := ch.NotifyClose(make(chan *amqp.Error, 1))
-	deliveries, err := ch.Consume(spec.Queue, "", false, false, false, false, nil)
-	if err != nil {
-		return err
-	}
+	defer closeChannel(c.ch, log)
+	missing := c.missing
 	again := time.NewTicker(r.cfg.RetryMax)
 	defer again.Stop()
 	for {
@@ -85,9 +68,9 @@ func (r *Rabbit) consumeOn(ctx context.Context, conn *amqp.Connection, spec Cons
 			if missing, err = r.rebind(conn, spec, missing, log); err != nil {
 				return err
 			}
-		case d, ok := <-deliveries:
+		case d, ok := <-c.deliveries:
 			if !ok {
-				if reason := <-gone; reason != nil {
+				if reason := <-c.gone; reason != nil {
 					return reason
 				}
 				return amqp.ErrClosed
@@ -96,6 +79,74 @@ func (r *Rabbit) consumeOn(ctx context.Context, conn *amqp.Connection, spec Cons
 				return err
 			}
 		}
+	}
+}
+
+// consumer is what one session of Consume holds.
+type consumer struct {
+	ch         *amqp.Channel
+	deliveries <-chan amqp.Delivery
+	gone       chan *amqp.Error
+	missing    int
+}
+
+func (r *Rabbit) setUp(conn *amqp.Connection, spec ConsumerSpec, log logrus.FieldLogger) (c consumer, err error) {
+	if c.ch, err = conn.Channel(); err != nil {
+		return c, err
+	}
+	defer func() {
+		if err != nil {
+			closeChannel(c.ch, log)
+		}
+	}()
+	if err = declareQueues(c.ch, spec); err != nil {
+		return c, err
+	}
+	if c.missing, err = r.bind(conn, spec, log); err != nil {
+		return c, err
+	}
+	if err = c.ch.Qos(spec.Prefetch, 0, false); err != nil {
+		return c, err
+	}
+	c.gone = c.ch.NotifyClose(make(chan *amqp.Error, 1))
+	c.deliveries, err = c.ch.Consume(spec.Queue, "", false, false, false, false, nil)
+	return c, err
+}
+
+// bounded waits for calls of the library, which know no context: a quorum queue without a leader never answers.
+// What a call brings that was left behind goes to late.
+func bounded[T any](ctx context.Context, d time.Duration, f func() (T, error), late func(T)) (T, error) {
+	type answer struct {
+		v   T
+		err error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		v, err := f()
+		answers <- answer{v, err}
+	}()
+	var err error
+	select {
+	case a := <-answers:
+		return a.v, a.err
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-time.After(d):
+		err = unavailable(context.DeadlineExceeded, "RabbitMQ does not answer")
+	}
+	go func() {
+		if a := <-answers; a.err == nil {
+			late(a.v)
+		}
+	}()
+	var none T
+	return none, err
+}
+
+func closeChannel(ch *amqp.Channel, log logrus.FieldLogger) {
+	_, err := bounded(context.Background(), 3*time.Second, func() (struct{}, error) { return struct{}{}, ch.Close() }, func(struct{}) {})
+	if ignoreClosed(err) != nil {
+		log.WithError(err).Debug("closing a channel")
 	}
 }
 
@@ -224,16 +275,12 @@ func (r *Rabbit) Wake(ctx context.Context, queues []job.Queue) (<-chan struct{},
 	return ch, nil
 }
 
-func (r *Rabbit) wakeOn(ctx context.Context, conn *amqp.Connection, queues []job.Queue, wake chan struct{}) (err error) {
+func (r *Rabbit) wakeOn(ctx context.Context, conn *amqp.Connection, queues []job.Queue, wake chan struct{}) error {
 	ch, err := conn.Channel()
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if cerr := ignoreClosed(ch.Close()); err == nil {
-			err = cerr
-		}
-	}()
+	defer closeChannel(ch, r.cfg.Log)
 	q, err := ch.QueueDeclare("", false, true, true, false, nil)
 	if err != nil {
 		return err

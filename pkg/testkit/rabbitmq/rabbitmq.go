@@ -217,11 +217,12 @@ func (s *Server) end(sig syscall.Signal) error {
 	if err := syscall.Kill(-pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return err
 	}
-	select {
-	case <-s.done:
-	case <-time.After(30 * time.Second):
+	// The script may end before the Erlang machine: wait for the whole group.
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if errors.Is(syscall.Kill(-pid, 0), syscall.ESRCH) {
+			return nil
+		}
 	}
-	// What is left of the group: the script may end before the Erlang machine.
 	if err := syscall.Kill(-pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return err
 	}
