@@ -181,16 +181,26 @@ func testLedger(t *testing.T, db *store.DB) {
 	}
 }
 
-// testLedgerLastPlace: many want the last place of a node at the same moment.
+// testLedgerLastPlace: many want the last place of a node at the same moment, several times over, so that the
+// pool's connections are open by the later rounds and the holds really meet.
 func testLedgerLastPlace(t *testing.T, db *store.DB) {
+	for round := range 5 {
+		lastPlace(t, db, fmt.Sprintf("n%d", round))
+	}
+}
+
+func lastPlace(t *testing.T, db *store.DB, node string) {
+	t.Helper()
 	ctx := t.Context()
-	must(t, db.PutNode(ctx, placement.Node{Name: "n1", Capacity: placement.Resources{VCPUs: 4, MemoryMB: 4096, DiskGB: 40}}))
-	must(t, db.Hold(ctx, placement.Claim{WorkloadID: "first", Node: "n1", Resources: placement.Resources{VCPUs: 3}}))
+	must(t, db.PutNode(ctx, placement.Node{Name: node, Capacity: placement.Resources{VCPUs: 4, MemoryMB: 4096, DiskGB: 40}}))
+	must(t, db.Hold(ctx, placement.Claim{WorkloadID: node + "-first", Node: node, Resources: placement.Resources{VCPUs: 3}}))
 	var won, full atomic.Int64
 	var wg sync.WaitGroup
+	start := make(chan struct{})
 	for i := range 20 {
 		wg.Go(func() {
-			err := db.Hold(ctx, placement.Claim{WorkloadID: fmt.Sprintf("w%d", i), Node: "n1", Resources: placement.Resources{VCPUs: 1}})
+			<-start
+			err := db.Hold(ctx, placement.Claim{WorkloadID: fmt.Sprintf("%s-w%d", node, i), Node: node, Resources: placement.Resources{VCPUs: 1}})
 			switch {
 			case err == nil:
 				won.Add(1)
@@ -201,11 +211,12 @@ func testLedgerLastPlace(t *testing.T, db *store.DB) {
 			}
 		})
 	}
+	close(start)
 	wg.Wait()
 	if won.Load() != 1 || full.Load() != 19 {
 		t.Fatalf("%d won and %d were told that the node is full, want 1 and 19", won.Load(), full.Load())
 	}
-	n, err := db.FindNode(ctx, "n1")
+	n, err := db.FindNode(ctx, node)
 	if err != nil || n.Held.VCPUs != 4 {
 		t.Fatal(n, err)
 	}
