@@ -308,6 +308,7 @@ func glanceDelete(t *testing.T, g *glanceUsers) {
 	glanceError(t, g.demo.delete(t, "image", "/v2/images/"+id), http.StatusNotFound, "Failed to find image "+id+" to delete")
 	glanceError(t, g.demo.get(t, "image", "/v2/images/"+id), http.StatusNotFound, "No image found with ID "+id)
 	g.demo.get(t, "image", "/v2/images/"+id+"/file").want(t, http.StatusNotFound)
+	glanceError(t, g.demo.post(t, "image", "/v2/images", map[string]any{"id": id}), http.StatusConflict, "Image ID "+id+" already exists!")
 }
 
 func glanceIsolation(t *testing.T, g *glanceUsers) {

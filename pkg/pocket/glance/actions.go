@@ -29,6 +29,7 @@ func (s *Service) remove(c call) (answer, error) {
 	i.status, i.stores = deleted, nil
 	s.touch(i)
 	delete(s.images, i.id)
+	s.gone[i.id] = true
 	s.order = slices.DeleteFunc(s.order, func(id string) bool { return id == i.id })
 	s.notifyDelete(i)
 	return answer{status: http.StatusNoContent}, nil

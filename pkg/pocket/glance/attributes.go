@@ -154,7 +154,7 @@ func (s *Service) create(c call) (answer, error) {
 			return answer{}, err
 		}
 	}
-	if s.images[i.id] != nil {
+	if s.images[i.id] != nil || s.gone[i.id] {
 		return answer{}, fail(http.StatusConflict, "Image ID %s already exists!", i.id)
 	}
 	s.images[i.id] = i

@@ -33,7 +33,8 @@ type Service struct {
 
 	mu      sync.Mutex
 	images  map[string]*image
-	order   []string // image ids in the order of creation
+	order   []string        // image ids in the order of creation
+	gone    map[string]bool // ids of deleted images, which Glance keeps as rows for ever
 	tasks   map[string]*task
 	uploads int // counts names in incoming/
 }
@@ -43,7 +44,7 @@ func New(kit wire.Kit, opts Options) (*Service, error) {
 	kit.Refuse = func(w http.ResponseWriter, r *http.Request) {
 		wire.WebobExplained(w, r, http.StatusUnauthorized, "", "")
 	}
-	s := &Service{kit: kit, opts: opts, images: map[string]*image{}, tasks: map[string]*task{}}
+	s := &Service{kit: kit, opts: opts, images: map[string]*image{}, gone: map[string]bool{}, tasks: map[string]*task{}}
 	leftovers := []string{kit.Dir}
 	if opts.Keep {
 		leftovers = []string{s.path("staging"), s.path("incoming")}
