@@ -58,6 +58,7 @@ type Notifications struct {
 	TransportURL string   `opt:"transport_url" rule:"transport" secret:"true" help:"Bus on which Nova and Glance notify; the one of [DEFAULT] where left out."`
 	Topics       []string `opt:"topics" default:"notifications" help:"Topics of Glance's (and Nova's old) notifications."`
 	NovaTopic    string   `opt:"nova_versioned_topic" default:"versioned_notifications" help:"Topic of Nova's versioned notifications."`
+	Queue        string   `opt:"queue" default:"kiln.notifications" help:"Queue of the engines for these notifications; two Kilns on one bus need two names."`
 }
 
 // Policy is the section [oslo_policy].

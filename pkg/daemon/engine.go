@@ -48,7 +48,7 @@ func (p *Parts) notices(e *engine.Engine) Loop {
 		for _, level := range []string{".info", ".error"} {
 			bindings = append(bindings, bus.Binding{Exchange: "nova", Key: p.Config.Notifications.NovaTopic + level, Passive: true})
 		}
-		return from.Consume(ctx, bus.ConsumerSpec{Queue: "kiln.notifications", Bindings: bindings, Prefetch: 16},
+		return from.Consume(ctx, bus.ConsumerSpec{Queue: p.Config.Notifications.Queue, Bindings: bindings, Prefetch: 16},
 			func(ctx context.Context, d bus.Delivery) error {
 				n, err := bus.OpenEnvelope(d.Body)
 				if err != nil {

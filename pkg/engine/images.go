@@ -55,10 +55,13 @@ func (e *Engine) removeHalves(ctx context.Context) error {
 				continue // not Kiln's
 			}
 			j, err := e.Store.FindJob(ctx, id)
-			if err != nil && !errs.Is(err, errs.NotFound) {
+			if errs.Is(err, errs.NotFound) {
+				continue // of another Kiln on the same cloud
+			}
+			if err != nil {
 				return errors.Join(all, err)
 			}
-			if err == nil && !j.State.Final() {
+			if !j.State.Final() {
 				continue
 			}
 			e.Log.WithField("image", g.ID).Info("removing a half-made image of a job that has ended")

@@ -27,7 +27,11 @@ type imageCache struct {
 // get returns the path of the image's bytes; the file must only be read. It is fetched where it is missing.
 func (c *imageCache) get(ctx context.Context, g catalog.GlanceImage, progress func(done, total int64)) (string, error) {
 	if g.Status != "active" {
-		return "", errs.New(errs.Conflict, "kiln.image.not_active", "image %s is %s in Glance, not active", g.ID, g.Status)
+		kind := errs.Conflict
+		if g.Status == "saving" || g.Status == "importing" {
+			kind = errs.Unavailable // Glance notifies of image.activate before it writes the status
+		}
+		return "", errs.New(kind, "kiln.image.not_active", "image %s is %s in Glance, not active", g.ID, g.Status)
 	}
 	path := c.path(g)
 	if info, err := os.Stat(path); err == nil && info.Size() == g.Size {
