@@ -117,7 +117,7 @@ func publish(raw, target, digest string) error {
 		return err
 	}
 	note := raw + ".note"
-	if err := os.WriteFile(note, []byte(noteOf(digest, info)), 0o644); err != nil { //nolint:gosec // as public as the image file beside it
+	if err := os.WriteFile(note, []byte(noteOf(digest, info)), 0o644); err != nil {
 		return full(err)
 	}
 	if err := os.Rename(note, notePath(target)); err != nil {
@@ -197,7 +197,7 @@ func (h *plantHandler) room(g catalog.GlanceImage, dir string) error {
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return err
 	}
-	free := int64(fs.Bavail) * fs.Bsize //nolint:gosec // a file system has less than 2^63 bytes
+	free := int64(fs.Bavail) * fs.Bsize
 	need := 2*g.Size + h.MinFree
 	if free < need {
 		return errs.New(errs.TooLarge, disk.CodeFull, "the node's disk has %d bytes free, the copy needs %d and must leave %d", free, 2*g.Size, h.MinFree)

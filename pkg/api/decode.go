@@ -137,7 +137,7 @@ func readList(q url.Values, r route) (listing.Query, error) {
 	if !q.Has("sort") {
 		return l, nil
 	}
-	for _, item := range strings.Split(q.Get("sort"), ",") {
+	for item := range strings.SplitSeq(q.Get("sort"), ",") {
 		field, way, _ := strings.Cut(item, ":")
 		if !slices.Contains(r.sorts, field) || way != "" && way != "asc" && way != "desc" {
 			return l, errs.New(errs.Invalid, "kiln.request.sort", "%q is no sort key here: use %s, each with :asc or :desc", item, strings.Join(r.sorts, ", ")).

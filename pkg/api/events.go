@@ -133,7 +133,7 @@ func (s *stream) send(e event.Event) error {
 
 func (s *stream) write(chunk string) error {
 	// Not every ResponseWriter has deadlines; the server's own WriteTimeout must not cut a stream, though.
-	_ = s.control.SetWriteDeadline(time.Now().Add(slowClient)) //nolint:errcheck // see above
+	_ = s.control.SetWriteDeadline(time.Now().Add(slowClient))
 	if _, err := s.w.Write([]byte(chunk)); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -438,9 +439,7 @@ func TestWorkloads(t *testing.T) {
 		"command": {"command": []string{"x"}}, "resources": {"resources": map[string]any{"vcpus": 1, "memory_mb": 1, "disk_gb": 1}},
 	} {
 		body := map[string]any{"name": "a", "kind": "vm", "family": "debian-12-web", "flavor": "m1"}
-		for k, v := range change {
-			body[k] = v
-		}
+		maps.Copy(body, change)
 		if a := w.want(http.StatusBadRequest, "member@p", http.MethodPost, "/v1/workloads", body); !strings.Contains(string(a.body), `"field":"`+field+`"`) {
 			t.Errorf("%s: %s", field, a.body)
 		}

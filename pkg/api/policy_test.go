@@ -110,7 +110,7 @@ func TestNobodyLearnsWhatOthersHave(t *testing.T) {
 			}
 			same := func(a answer, path string) string {
 				text := unnamed.ReplaceAllString(string(a.body), "req")
-				for _, part := range strings.Split(path, "/") {
+				for part := range strings.SplitSeq(path, "/") {
 					if len(part) > 3 && !strings.Contains(op.Path, part) {
 						text = strings.ReplaceAll(text, part, "ID")
 						if plain, err := url.PathUnescape(part); err == nil {

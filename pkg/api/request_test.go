@@ -142,7 +142,7 @@ func TestTheCauseOfA5xxIsInTheLogAlone(t *testing.T) {
 			t.Errorf("%s: the user reads the cause: %s", token, a.body)
 		}
 		found := false
-		for _, line := range strings.Split(w.log.String(), "\n") {
+		for line := range strings.SplitSeq(w.log.String(), "\n") {
 			found = found || strings.Contains(line, secret) && strings.Contains(line, a.header.Get("X-Openstack-Request-Id"))
 		}
 		if !found {
@@ -292,7 +292,7 @@ func TestEveryKeyOfEveryList(t *testing.T) {
 			case p.Value.In != "query" || name == "marker" || name == "all_projects" || name == "limit":
 			case name == "sort":
 				_, keys, _ := strings.Cut(p.Value.Description, ": ")
-				for _, key := range strings.Split(keys, ", ") {
+				for key := range strings.SplitSeq(keys, ", ") {
 					w.want(http.StatusOK, token, http.MethodGet, path+all+"sort="+key+":desc", nil)
 					asked++
 				}

@@ -94,7 +94,7 @@ var migrated = sync.OnceValues(func() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // a temporary folder
+	defer os.RemoveAll(dir)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	path := filepath.Join(dir, "kiln.db")
@@ -333,7 +333,7 @@ func follow(t *testing.T, server *httptest.Server, token, query string, headers 
 	out := make(chan string, 1000)
 	go func() {
 		defer close(out)
-		defer res.Body.Close() //nolint:errcheck // only read
+		defer res.Body.Close()
 		s := bufio.NewScanner(res.Body)
 		for s.Scan() {
 			out <- s.Text()

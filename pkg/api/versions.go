@@ -36,7 +36,7 @@ func (v microversion) less(o microversion) bool {
 // https://specs.openstack.org/openstack/api-wg/guidelines/microversion_specification.html: the lowest where it names
 // none, the highest for "latest"; other services' versions in the same header are theirs.
 func version(h http.Header) (microversion, error) {
-	for _, item := range strings.Split(strings.Join(h.Values(headerVersion), ","), ",") {
+	for item := range strings.SplitSeq(strings.Join(h.Values(headerVersion), ","), ",") {
 		words := strings.Fields(item)
 		if len(words) == 0 || words[0] != serviceType {
 			continue

@@ -29,8 +29,7 @@ type Service struct {
 // CreateFamily makes a family in the caller's project. errs.Conflict where the name is taken there.
 func (s *Service) CreateFamily(ctx context.Context, by job.By, name FamilyName, description string) (Family, error) {
 	if err := name.Check(); err != nil {
-		var e *errs.Error
-		if errors.As(err, &e) {
+		if e, ok := errors.AsType[*errs.Error](err); ok {
 			e.Where.Field = "name" // the caller's word for it; recipes say family
 		}
 		return Family{}, err

@@ -124,9 +124,9 @@ func each(c *Config, visit func(group string, f reflect.StructField, field refle
 func groups() map[string]bool {
 	out := map[string]bool{}
 	t := reflect.TypeFor[Config]()
-	for i := range t.NumField() {
+	for field := range t.Fields() {
 		// [DEFAULT] and the oslo sections are shared with libraries that DevStack also configures.
-		if name := t.Field(i).Tag.Get("group"); !strings.HasPrefix(name, "oslo") && name != "keystone_authtoken" && name != "database" {
+		if name := field.Tag.Get("group"); !strings.HasPrefix(name, "oslo") && name != "keystone_authtoken" && name != "database" {
 			out[name] = true
 		}
 	}

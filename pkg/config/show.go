@@ -35,7 +35,7 @@ func notes(f reflect.StructField, field reflect.Value) string {
 	if low := f.Tag.Get("min"); low != "" {
 		out = append(out, "from "+low+" to "+f.Tag.Get("max"))
 	}
-	if _, ok := field.Interface().([]string); ok {
+	if _, ok := reflect.TypeAssert[[]string](field); ok {
 		out = append(out, "a list, separated by commas")
 	}
 	if len(out) == 0 {

@@ -136,7 +136,7 @@ func publish(tmp, to string) error {
 	if err := SyncFile(tmp); err != nil {
 		return fullOr(err, CodeConvert, "The converted image cannot be written to the disk.")
 	}
-	if err := os.Chmod(tmp, 0o644); err != nil { //nolint:gosec // images are read by the services beside Kiln
+	if err := os.Chmod(tmp, 0o644); err != nil {
 		return errs.Wrap(err, errs.Internal, CodeConvert, "The converted image cannot be published.")
 	}
 	if err := os.Rename(tmp, to); err != nil {

@@ -39,7 +39,7 @@ func WriteGPT(w io.WriterAt, size int64, diskUUID string, parts []Partition) err
 	}
 	mbr := make([]byte, 72) // from byte 440: signature, one entry of type 0xee over the whole disk, 55aa
 	copy(mbr[6:], []byte{0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff, 1, 0, 0, 0})
-	binary.LittleEndian.PutUint32(mbr[18:], uint32(min(last, 0xffffffff))) //nolint:gosec // bounded
+	binary.LittleEndian.PutUint32(mbr[18:], uint32(min(last, 0xffffffff)))
 	mbr[70], mbr[71] = 0x55, 0xaa
 	for _, block := range []struct {
 		b   []byte
@@ -61,12 +61,12 @@ func gptHeader(self, other, tableLBA, last int64, disk [16]byte, table []byte) [
 	le := binary.LittleEndian
 	copy(h, "EFI PART\x00\x00\x01\x00")
 	le.PutUint32(h[12:], 92)
-	le.PutUint64(h[24:], uint64(self))                //nolint:gosec // positions on a disk are positive
-	le.PutUint64(h[32:], uint64(other))               //nolint:gosec // as above
-	le.PutUint64(h[40:], 2+gptTableLBAs)              // first sector for partitions
-	le.PutUint64(h[48:], uint64(last-1-gptTableLBAs)) //nolint:gosec // as above
+	le.PutUint64(h[24:], uint64(self))
+	le.PutUint64(h[32:], uint64(other))
+	le.PutUint64(h[40:], 2+gptTableLBAs) // first sector for partitions
+	le.PutUint64(h[48:], uint64(last-1-gptTableLBAs))
 	copy(h[56:], disk[:])
-	le.PutUint64(h[72:], uint64(tableLBA)) //nolint:gosec // as above
+	le.PutUint64(h[72:], uint64(tableLBA))
 	le.PutUint32(h[80:], gptEntries)
 	le.PutUint32(h[84:], gptEntryBytes)
 	le.PutUint32(h[88:], crc32.ChecksumIEEE(table))
@@ -85,8 +85,8 @@ func putEntry(e []byte, p Partition) error {
 	}
 	copy(e, kind[:])
 	copy(e[16:], id[:])
-	binary.LittleEndian.PutUint64(e[32:], uint64(p.Start/sectorSize))              //nolint:gosec // checked by the caller
-	binary.LittleEndian.PutUint64(e[40:], uint64((p.Start+p.Length)/sectorSize-1)) //nolint:gosec // checked by the caller
+	binary.LittleEndian.PutUint64(e[32:], uint64(p.Start/sectorSize))
+	binary.LittleEndian.PutUint64(e[40:], uint64((p.Start+p.Length)/sectorSize-1))
 	name := utf16.Encode([]rune(p.Name))
 	for i, u := range name[:min(len(name), 35)] {
 		binary.LittleEndian.PutUint16(e[56+2*i:], u)

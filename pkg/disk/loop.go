@@ -26,9 +26,9 @@ func attachLoop(path string, offset, length int64, readOnly bool) (*os.File, err
 	if err != nil {
 		return nil, errs.Wrap(err, errs.Internal, CodeMount, "This host has no loop devices.")
 	}
-	defer control.Close()                                                   //nolint:errcheck // nothing is written
-	config := unix.LoopConfig{Fd: uint32(back.Fd()), Info: unix.LoopInfo64{ //nolint:gosec // a descriptor fits
-		Offset: uint64(offset), Sizelimit: uint64(length), Flags: unix.LO_FLAGS_AUTOCLEAR, //nolint:gosec // checked by the caller
+	defer control.Close() //nolint:errcheck // nothing is written
+	config := unix.LoopConfig{Fd: uint32(back.Fd()), Info: unix.LoopInfo64{
+		Offset: uint64(offset), Sizelimit: uint64(length), Flags: unix.LO_FLAGS_AUTOCLEAR,
 	}}
 	if readOnly {
 		config.Info.Flags |= unix.LO_FLAGS_READ_ONLY

@@ -135,7 +135,7 @@ func startTied(cmd *exec.Cmd) error {
 func waitGone(pid int) {
 	for {
 		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
-		if err != unix.EINTR { //nolint:errorlint // a system call's plain errno
+		if err != unix.EINTR {
 			return
 		}
 	}

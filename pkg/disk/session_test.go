@@ -56,11 +56,13 @@ func traces(t *testing.T, file, dir string) string {
 		t.Fatal(err)
 	}
 	left := string(loops)
+	var leftSb59 strings.Builder
 	for line := range strings.SplitSeq(string(mounts), "\n") {
 		if strings.Contains(line, dir) {
-			left += line
+			leftSb59.WriteString(line)
 		}
 	}
+	left += leftSb59.String()
 	return left
 }
 
@@ -191,8 +193,8 @@ func TestKilledProcessLeavesNothing(t *testing.T) {
 	if err := child.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	io.Copy(io.Discard, out) //nolint:errcheck // until the pipe closes
-	child.Wait()             //nolint:errcheck // killed
+	io.Copy(io.Discard, out)
+	child.Wait()
 	waitClean(t, path, dir)
 	if stat, err := os.ReadFile("/proc/" + strconv.Itoa(sleeper) + "/stat"); !errors.Is(err, os.ErrNotExist) && !strings.Contains(string(stat), ") Z ") {
 		t.Fatalf("the session's command is still alive: %s %v", stat, err)
@@ -222,7 +224,7 @@ func mountAndWait(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	fmt.Printf("ready %d\n", cmd.Process.Pid)
-	cmd.Wait() //nolint:errcheck // the parent kills us first
+	cmd.Wait()
 }
 
 func TestSweepSparesTheLiving(t *testing.T) {

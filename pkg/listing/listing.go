@@ -2,6 +2,8 @@
 // It follows the API-SIG pagination guideline (limit, marker, sort); the store answers it and the API parses it.
 package listing
 
+import "maps"
+
 // MaxLimit is the most rows of one page; DefaultLimit is used where the caller names none.
 const (
 	DefaultLimit = 100
@@ -31,9 +33,7 @@ func All() Query { return Query{Limit: MaxLimit} }
 // Where returns a copy of the query that also asks for field = value.
 func (q Query) Where(field, value string) Query {
 	f := make(map[string]string, len(q.Filter)+1)
-	for k, v := range q.Filter {
-		f[k] = v
-	}
+	maps.Copy(f, q.Filter)
 	f[field] = value
 	q.Filter = f
 	return q

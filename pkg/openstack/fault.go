@@ -52,8 +52,7 @@ func (c *Cloud) fault(ctx context.Context, service string, err error) error {
 
 // pathOf is " at /v2/images" for an error of an exchange: never the host's part, which may hold a password.
 func pathOf(err error) string {
-	var exchange *url.Error
-	if errors.As(err, &exchange) {
+	if exchange, ok := errors.AsType[*url.Error](err); ok {
 		if u, parseErr := url.Parse(exchange.URL); parseErr == nil {
 			return " at " + u.Path
 		}

@@ -70,8 +70,7 @@ func (s *Service) Read(ctx context.Context, c Call) error {
 		}
 		return struct{}{}, err
 	}, backoff.WithBackOff(pause), backoff.WithMaxTries(s.cloud.cfg.Tries), backoff.WithMaxElapsedTime(2*s.cloud.cfg.Timeout))
-	var permanent *backoff.PermanentError
-	if errors.As(err, &permanent) {
+	if permanent, ok := errors.AsType[*backoff.PermanentError](err); ok {
 		err = permanent.Unwrap()
 	}
 	return s.cloud.fault(ctx, s.about.Name, err)

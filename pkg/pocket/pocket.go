@@ -118,7 +118,7 @@ func (c *Config) completeNodes() error {
 		if n.InstancesPath == "" {
 			n.InstancesPath = filepath.Join(c.Dir, "nodes", n.Name)
 		}
-		if err := os.MkdirAll(filepath.Join(n.InstancesPath, "_base"), 0o755); err != nil { //nolint:gosec // as Nova makes it
+		if err := os.MkdirAll(filepath.Join(n.InstancesPath, "_base"), 0o755); err != nil {
 			return fmt.Errorf("pocket: node %s: %w", n.Name, err)
 		}
 		nodes = append(nodes, n)

@@ -82,7 +82,7 @@ var yamlLine = regexp.MustCompile(`line (\d+)`)
 func (p *parser) syntax(err error) {
 	line := 1
 	if m := yamlLine.FindStringSubmatch(err.Error()); m != nil {
-		line, _ = strconv.Atoi(m[1]) //nolint:errcheck // the pattern holds digits only
+		line, _ = strconv.Atoi(m[1])
 	}
 	p.fault(line, "", "kiln.recipe.syntax", "not valid YAML: %s", strings.TrimPrefix(err.Error(), "yaml: "))
 }
@@ -97,7 +97,7 @@ func (p *parser) decode(n *yaml.Node, v reflect.Value, field string) {
 		p.fault(n.Line, field, "kiln.recipe.alias", "anchors and aliases are not allowed in a recipe")
 		return
 	}
-	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+	if u, ok := reflect.TypeAssert[encoding.TextUnmarshaler](v.Addr()); ok {
 		if n.Kind != yaml.ScalarNode {
 			p.wrongType(n, field, "text")
 		} else if err := u.UnmarshalText([]byte(n.Value)); err != nil {
@@ -225,8 +225,8 @@ func fieldIndex(t reflect.Type, name string) (int, bool) {
 
 func fieldNames(t reflect.Type) []string {
 	var out []string
-	for i := range t.NumField() {
-		if name := t.Field(i).Tag.Get("yaml"); name != "" && name != "-" {
+	for field := range t.Fields() {
+		if name := field.Tag.Get("yaml"); name != "" && name != "-" {
 			out = append(out, name)
 		}
 	}
@@ -239,8 +239,7 @@ func FirstOf(err error) *errs.Error {
 	if errors.As(err, &p) && len(p) > 0 {
 		return p[0]
 	}
-	var e *errs.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*errs.Error](err); ok {
 		return e
 	}
 	return errs.Wrap(err, errs.Invalid, "kiln.recipe.invalid", "the recipe is not valid")

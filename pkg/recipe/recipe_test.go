@@ -158,7 +158,7 @@ func TestLinkThatLeavesTheRepositoryIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer root.Close() //nolint:errcheck // only read
+	defer root.Close()
 	set, err := recipe.Load(root.FS())
 	if err != nil {
 		t.Fatal(err)

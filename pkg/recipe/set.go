@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -176,9 +177,7 @@ func over(base, top Recipe) Recipe {
 	out.Output.Visibility = first(top.Output.Visibility, base.Output.Visibility)
 	out.Properties = map[string]string{}
 	for _, m := range []map[string]string{base.Properties, top.Properties} {
-		for k, v := range m {
-			out.Properties[k] = v
-		}
+		maps.Copy(out.Properties, m)
 	}
 	return out
 }

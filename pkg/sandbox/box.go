@@ -171,8 +171,7 @@ func (b *box) runtimeError() string {
 	if err != nil {
 		return ""
 	}
-	lines := bytes.Split(bytes.TrimSpace(raw), []byte("\n"))
-	for _, line := range lines {
+	for line := range bytes.SplitSeq(bytes.TrimSpace(raw), []byte("\n")) {
 		if !bytes.Contains(line, []byte("level=warn")) && len(line) > 0 {
 			return printable(string(line))
 		}

@@ -24,7 +24,7 @@ func (b *box) prepare() error {
 	rootfs := b.session.HostPath(b.spec.Rootfs)
 	write := func(name, text, target string) error {
 		path := filepath.Join(b.bundle, name)
-		if err := os.WriteFile(path, []byte(text), 0o755); err != nil { //nolint:gosec // it runs inside
+		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
 			return errs.Wrap(err, errs.Internal, CodeRuntime, "The sandbox's folder cannot be filled.")
 		}
 		b.binds = append(b.binds, Bind{Source: path, Target: target, ReadOnly: true})
@@ -37,10 +37,10 @@ func (b *box) prepare() error {
 	}
 	if d := b.spec.RootDisk; d != nil {
 		byUUID := filepath.Join(b.bundle, "disk", "by-uuid")
-		if err := os.MkdirAll(byUUID, 0o755); err != nil { //nolint:gosec // seen inside
+		if err := os.MkdirAll(byUUID, 0o755); err != nil {
 			return errs.Wrap(err, errs.Internal, CodeRuntime, "The sandbox's folder cannot be filled.")
 		}
-		if err := os.WriteFile(filepath.Join(byUUID, d.UUID), nil, 0o644); err != nil { //nolint:gosec // seen inside
+		if err := os.WriteFile(filepath.Join(byUUID, d.UUID), nil, 0o644); err != nil {
 			return errs.Wrap(err, errs.Internal, CodeRuntime, "The sandbox's folder cannot be filled.")
 		}
 		b.binds = append(b.binds, Bind{Source: filepath.Dir(byUUID), Target: "/dev/disk", ReadOnly: true})
@@ -123,7 +123,7 @@ func (b *box) rlimits(grouped bool) []specs.POSIXRlimit {
 		{Type: "RLIMIT_MEMLOCK", Hard: 64 << 10, Soft: 64 << 10},
 	}
 	if !grouped {
-		n := uint64(b.spec.Limits.MemoryBytes) //nolint:gosec // positive by default
+		n := uint64(b.spec.Limits.MemoryBytes)
 		limits = append(limits, specs.POSIXRlimit{Type: "RLIMIT_AS", Hard: n, Soft: n})
 	}
 	return limits

@@ -106,7 +106,7 @@ func TestWaysOutAreClosed(t *testing.T) {
 func TestNetworkIsTheProxyAlone(t *testing.T) {
 	dir := tree(t)
 	proxy := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintf(w, "asked for %s", r.URL) //nolint:errcheck // the test reads it
+		fmt.Fprintf(w, "asked for %s", r.URL)
 	})
 	out, err := run(t, sandbox.Spec{Rootfs: dir, Proxy: proxy}, "wget -q -O - http://mirror.example.org/debian/x; echo; env | grep proxy")
 	if err != nil || !strings.Contains(out, "asked for http://mirror.example.org/debian/x") || !strings.Contains(out, "http_proxy=http://127.0.0.1:3142") {
@@ -248,7 +248,7 @@ func TestRunsInAMountOfASession(t *testing.T) {
 func TestKilledProcessTakesTheSandboxAlong(t *testing.T) {
 	dir := os.Getenv("KILN_TEST_TREE")
 	if dir != "" {
-		sandbox.Run(t.Context(), sandbox.Spec{Rootfs: dir, Stdout: os.Stdout, //nolint:errcheck // killed
+		sandbox.Run(t.Context(), sandbox.Spec{Rootfs: dir, Stdout: os.Stdout,
 			Args: []string{"/bin/sh", "-c", "sleep 31337 & setsid sleep 31337 & sleep 1; echo ready; sleep 31337"}})
 		return
 	}
@@ -272,8 +272,8 @@ func TestKilledProcessTakesTheSandboxAlong(t *testing.T) {
 	if err := child.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	io.Copy(io.Discard, out) //nolint:errcheck // until the pipe closes
-	child.Wait()             //nolint:errcheck // killed
+	io.Copy(io.Discard, out)
+	child.Wait()
 	for end := time.Now().Add(2 * time.Second); processes(t, "31337") != 0; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("after 2 s %d processes are left", processes(t, "31337"))

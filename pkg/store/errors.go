@@ -56,12 +56,10 @@ var mysqlFaults = map[uint16]fault{
 }
 
 func classify(err error) fault {
-	var m *mysql.MySQLError
-	if errors.As(err, &m) {
+	if m, ok := errors.AsType[*mysql.MySQLError](err); ok {
 		return mysqlFaults[m.Number]
 	}
-	var s *sqlite.Error
-	if errors.As(err, &s) {
+	if s, ok := errors.AsType[*sqlite.Error](err); ok {
 		return classifySQLite(s)
 	}
 	var netErr net.Error

@@ -91,7 +91,7 @@ func writeThroughKill(t *testing.T, db *store.DB, server *mariadb.Server) []stri
 	var wg sync.WaitGroup
 	for w := range 3 {
 		wg.Go(func() {
-			for i := 0; i < 300; i++ {
+			for i := range 300 {
 				select {
 				case <-stop:
 					return

@@ -76,7 +76,7 @@ func before(version uint) int {
 	if version <= 1 {
 		return database.NilVersion
 	}
-	return int(version) - 1 //nolint:gosec // versions are small numbers
+	return int(version) - 1
 }
 
 func (db *DB) migrator(ctx context.Context) (*migrate.Migrate, error) {
@@ -130,7 +130,7 @@ func (db *DB) lockFile(ctx context.Context) (unlock func(), err error) {
 		return nil, errs.Wrap(err, errs.Unavailable, codeUnavailable, "the folder of the database cannot be written")
 	}
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) //nolint:gosec // a descriptor fits
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
 			return func() { _ = f.Close() }, nil // closing ends the lock
 		}
@@ -153,7 +153,7 @@ func (db *DB) Version(ctx context.Context) (uint, error) {
 	case n < 0:
 		return 0, errs.New(errs.Unavailable, codeSchema, "migration %d did not end: run kiln-manage db sync", -n)
 	}
-	return uint(n), nil //nolint:gosec // not negative, see above
+	return uint(n), nil
 }
 
 // LatestVersion is the version that Migrate brings the schema to.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"io"
+	"maps"
 	"net/url"
 	"path/filepath"
 	"strconv"
@@ -39,15 +40,13 @@ func (db *DB) mysqlConfig() (*mysql.Config, error) {
 	if m.Params == nil {
 		m.Params = map[string]string{}
 	}
-	for k, v := range map[string]string{
+	maps.Copy(m.Params, map[string]string{
 		// A locking read followed by a plain one must see what the lock's last holder committed.
 		"tx_isolation":             "'READ-COMMITTED'",
 		"innodb_lock_wait_timeout": strconv.Itoa(int(db.cfg.LockWait / time.Second)),
 		"sql_mode":                 "'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION'",
 		"time_zone":                "'+00:00'",
-	} {
-		m.Params[k] = v
-	}
+	})
 	return m, nil
 }
 

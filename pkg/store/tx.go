@@ -52,7 +52,8 @@ func (db *DB) retry(ctx context.Context, try func() error) error {
 			return nil
 		}
 		kind := classify(err)
-		if !(kind == deadlock && n < deadlockTries) && !(kind == lockWait && n < lockWaitTries) {
+		again := kind == deadlock && n < deadlockTries || kind == lockWait && n < lockWaitTries
+		if !again {
 			return err
 		}
 		pause := time.Duration(rand.Int64N(int64(n) * int64(15*time.Millisecond))) //nolint:gosec // jitter

@@ -6,6 +6,7 @@ import (
 	"crypto/sha512"
 	"encoding/binary"
 	"encoding/hex"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -42,9 +43,7 @@ type glanceUsers struct{ demo, reader, other, admin *session }
 func (g *glanceUsers) image(t *testing.T, attributes map[string]any) string {
 	t.Helper()
 	body := map[string]any{"name": "conformance-" + uuid.NewString(), "disk_format": "raw", "container_format": "bare"}
-	for key, value := range attributes {
-		body[key] = value
-	}
+	maps.Copy(body, attributes)
 	id := g.demo.post(t, "image", "/v2/images", body).want(t, http.StatusCreated).text("id")
 	t.Cleanup(func() {
 		g.patch(t, g.admin, id, "replace", "protected", false)

@@ -65,7 +65,7 @@ func (m *making) writeGRUB(dir string) error {
 	le.PutUint64(boot[bootKernelSector:], bootStart/sector)
 	boot[bootDriveCheck], boot[bootDriveCheck+1] = 0x90, 0x90
 	le.PutUint64(core[coreBlockList:], bootStart/sector+1)
-	le.PutUint16(core[coreBlockList+8:], uint16((len(core)-1)/sector)) //nolint:gosec // at most 1 MiB
+	le.PutUint16(core[coreBlockList+8:], uint16((len(core)-1)/sector))
 	le.PutUint16(core[coreBlockList+10:], coreSegment)
 	f, err := os.OpenFile(m.rawPath(), os.O_WRONLY, 0)
 	if err != nil {

@@ -39,16 +39,17 @@ func (m *making) users(ctx context.Context) error {
 		if shell == "" {
 			shell = "/bin/bash"
 		}
-		script := fmt.Sprintf("id -u %[1]s >/dev/null 2>&1 || useradd --create-home --user-group --shell %[2]s %[1]s\n", quote(u.Name), quote(shell))
+		var script strings.Builder
+		fmt.Fprintf(&script, "id -u %[1]s >/dev/null 2>&1 || useradd --create-home --user-group --shell %[2]s %[1]s\n", quote(u.Name), quote(shell))
 		for _, g := range u.Groups {
-			script += fmt.Sprintf("getent group %[1]s >/dev/null || groupadd %[1]s\nusermod --append --groups %[1]s %[2]s\n", quote(g), quote(u.Name))
+			fmt.Fprintf(&script, "getent group %[1]s >/dev/null || groupadd %[1]s\nusermod --append --groups %[1]s %[2]s\n", quote(g), quote(u.Name))
 		}
 		if len(u.SSHKeys) > 0 {
-			script += fmt.Sprintf("home=$(getent passwd %[1]s | cut -d: -f6)\ninstall -d -m 0700 -o %[1]s -g $(id -g %[1]s) $home/.ssh\n"+
+			fmt.Fprintf(&script, "home=$(getent passwd %[1]s | cut -d: -f6)\ninstall -d -m 0700 -o %[1]s -g $(id -g %[1]s) $home/.ssh\n"+
 				"printf '%%s\\n' %[2]s >$home/.ssh/authorized_keys\nchown %[1]s: $home/.ssh/authorized_keys\nchmod 0600 $home/.ssh/authorized_keys\n",
 				quote(u.Name), quote(strings.Join(u.SSHKeys, "\n")))
 		}
-		if err := m.offline(ctx, script); err != nil {
+		if err := m.offline(ctx, script.String()); err != nil {
 			return errs.Wrap(err, errs.KindOf(err), CodeUser, "The user %q cannot be made.", u.Name).At(m.at("users", i))
 		}
 	}

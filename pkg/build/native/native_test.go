@@ -225,7 +225,7 @@ func boot(t *testing.T, path, text string) string {
 	}
 	t.Logf("booted to %q in %s", text, time.Since(start).Round(100*time.Millisecond))
 	stop()
-	cmd.Wait() //nolint:errcheck // killed on purpose
+	cmd.Wait()
 	return serial.String()
 }
 

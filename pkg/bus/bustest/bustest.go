@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -174,10 +175,10 @@ func testDeliver(t *testing.T, b bus.Bus) {
 		t.Fatalf("%+v", d)
 	}
 	for i := range 20 { // in order
-		publish(t, b, q+".a", fmt.Sprint(i))
+		publish(t, b, q+".a", strconv.Itoa(i))
 	}
 	for i := range 20 {
-		if d := r.Next(t); string(d.Body) != fmt.Sprint(i) {
+		if d := r.Next(t); string(d.Body) != strconv.Itoa(i) {
 			t.Fatalf("message %d is %q", i, d.Body)
 		}
 	}
@@ -208,11 +209,11 @@ func testKept(t *testing.T, b bus.Bus) {
 	r := started(t, b, spec(q, q), q, nil)
 	r.Stop(t)
 	for i := range 3 {
-		publish(t, b, q, fmt.Sprint(i))
+		publish(t, b, q, strconv.Itoa(i))
 	}
 	again := Read(t, b, spec(q, q), nil)
 	for i := range 3 {
-		if d := again.Next(t); string(d.Body) != fmt.Sprint(i) {
+		if d := again.Next(t); string(d.Body) != strconv.Itoa(i) {
 			t.Fatalf("message %d is %q", i, d.Body)
 		}
 	}
@@ -291,7 +292,7 @@ func testGivenBack(t *testing.T, b bus.Bus) {
 		return ctx.Err()
 	})
 	for i := range 5 {
-		publish(t, b, q, fmt.Sprint(i))
+		publish(t, b, q, strconv.Itoa(i))
 	}
 	r.Next(t)
 	r.Stop(t)
@@ -325,7 +326,7 @@ func testShare(t *testing.T, b bus.Bus) {
 	started(t, b, spec(q, q), q, h)
 	Read(t, b, spec(q, q), h)
 	for i := range n {
-		publish(t, b, q, fmt.Sprint(i))
+		publish(t, b, q, strconv.Itoa(i))
 	}
 	select {
 	case <-all:

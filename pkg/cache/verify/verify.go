@@ -29,8 +29,7 @@ func Fill(r io.Reader, piece []byte) (n int, err error) {
 
 // source keeps Kiln's own errors (Glance is away) and names those that are none.
 func source(err error) error {
-	var known *errs.Error
-	if errors.As(err, &known) {
+	if _, ok := errors.AsType[*errs.Error](err); ok {
 		return err
 	}
 	return errs.Wrap(err, errs.KindOf(err), "kiln.cache.source", "the image's bytes cannot be read")

@@ -187,7 +187,7 @@ func brokenUploads(t *testing.T, c *glance.Client) {
 		_, _ = writer.Write(data)
 		cancel()
 	}()
-	defer writer.Close() //nolint:errcheck // nothing reads it any more
+	defer writer.Close()
 	if err := c.Upload(ctx, n.ID, pipe, 0); !errs.Is(err, errs.Cancelled) {
 		t.Errorf("cancelled: %v", err)
 	}
@@ -242,7 +242,7 @@ func TestStall(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer body.Close()                 //nolint:errcheck // it is broken on purpose
+	defer body.Close()
 	time.Sleep(400 * time.Millisecond) // a slow reader is no stall
 	if _, err = io.ReadFull(body, make([]byte, 5)); err != nil {
 		t.Errorf("what came can be read: %v", err)
@@ -263,7 +263,7 @@ func TestRangeThatIsIgnored(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer body.Close() //nolint:errcheck // only read
+	defer body.Close()
 	if got, err := io.ReadAll(body); err != nil || string(got) != "456789" {
 		t.Errorf("from 4: %q, %v", got, err)
 	}

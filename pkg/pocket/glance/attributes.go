@@ -2,6 +2,7 @@ package glance
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -215,9 +216,7 @@ func (s *Service) patch(c call) (answer, error) {
 	}
 	next := *i
 	next.properties = map[string]string{}
-	for key, value := range i.properties {
-		next.properties[key] = value
-	}
+	maps.Copy(next.properties, i.properties)
 	for _, ch := range changes {
 		if err := next.apply(ch, c.caller); err != nil {
 			return answer{}, err

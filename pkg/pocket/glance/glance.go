@@ -197,7 +197,7 @@ func (s *Service) Handler() http.Handler {
 func (s *Service) versions(status int) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		list := []any{}
-		for _, v := range strings.Fields("2.15 2.13 2.12 2.11 2.10 2.9 2.8 2.7 2.6 2.5 2.4 2.3 2.2 2.1 2.0") {
+		for v := range strings.FieldsSeq("2.15 2.13 2.12 2.11 2.10 2.9 2.8 2.7 2.6 2.5 2.4 2.3 2.2 2.1 2.0") {
 			state := "SUPPORTED"
 			if v == "2.15" {
 				state = "CURRENT"

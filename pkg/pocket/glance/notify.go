@@ -1,6 +1,7 @@
 package glance
 
 import (
+	"maps"
 	"strings"
 	"time"
 
@@ -63,9 +64,7 @@ func listOf(text string) []string {
 
 func payloadOf(i *image) imagePayload {
 	properties := map[string]string{}
-	for key, value := range i.properties {
-		properties[key] = value
-	}
+	maps.Copy(properties, i.properties)
 	return imagePayload{
 		ID: i.id, Name: i.name, Status: i.status, CreatedAt: wire.Stamp(i.created), UpdatedAt: wire.Stamp(i.updated),
 		MinDisk: i.minDisk, MinRAM: i.minRAM, Protected: i.protected, Checksum: i.checksum, Owner: i.owner,

@@ -2,6 +2,7 @@ package keystone
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -258,9 +259,7 @@ func (c *collection) update(s *Service) handler {
 			s.passwords[r.PathValue("id")] = password
 			delete(changes, "password")
 		}
-		for key, v := range changes {
-			d[key] = v
-		}
+		maps.Copy(d, changes)
 		return answer{status: http.StatusOK, body: doc{c.singular: d}}, nil
 	}
 }

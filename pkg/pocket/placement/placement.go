@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -179,9 +180,7 @@ func (s *Service) negotiate(w http.ResponseWriter, r *http.Request) (call, bool)
 func (s *Service) failPlain(w http.ResponseWriter, r *http.Request, status int, detail string, extra map[string]any) {
 	wire.WebobError(w, r, status, detail, func(title, text string) any {
 		e := map[string]any{"status": status, "title": title, "detail": text, "request_id": wire.RequestID(r.Context())}
-		for key, v := range extra {
-			e[key] = v
-		}
+		maps.Copy(e, extra)
 		return map[string]any{"errors": []any{e}}
 	})
 }

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -84,9 +85,7 @@ func (f Fault) apply(m *meter) bool {
 	case f.DelayOnly:
 		return false
 	case f.Status != 0:
-		for name, values := range f.Header {
-			m.Header()[name] = values
-		}
+		maps.Copy(m.Header(), f.Header)
 		if m.Header().Get("Content-Type") == "" {
 			m.Header().Set("Content-Type", "application/json")
 		}
