@@ -98,7 +98,7 @@ func (a *app) pending() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		rows, err := client.ListAt[row](cmd.Context(), c, "/v1/images/"+url.PathEscape(args[0])+"/advisories", "advisories", nil)
+		rows, err := client.ListAt[row](cmd.Context(), c, "/v1/images/"+url.PathEscape(args[0])+"/advisories", "pending", nil)
 		if err != nil {
 			return err
 		}

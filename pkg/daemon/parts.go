@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -126,7 +127,7 @@ func (p *Parts) openCloud(ctx context.Context) error {
 		AuthURL: k.AuthURL, Username: k.Username, Password: k.Password, UserDomain: k.UserDomain, ProjectName: k.Project,
 		ProjectDomain: k.ProjectDomain, Region: k.Region, Interface: k.Interface, CACert: k.CAFile, Timeout: k.Timeout, Log: p.Log,
 		Observe: func(service, operation string, status int, took time.Duration) {
-			calls.WithLabelValues(service, operation, fmt.Sprint(status)).Observe(took.Seconds())
+			calls.WithLabelValues(service, operation, strconv.Itoa(status)).Observe(took.Seconds())
 		},
 	})
 	if err != nil {
@@ -172,7 +173,7 @@ func (p *Parts) WaitSchema(ctx context.Context) error {
 
 func (p *Parts) runner(queues []job.Queue, handlers []job.Handler, parallel int) *job.Runner {
 	return &job.Runner{
-		Store: p.DB, Waker: p.Bus, Handlers: handlers, Queues: queues, Owner: p.Owner, Parallel: parallel,
+		Store: p.DB, Waker: p.Bus, Events: p.DB, Handlers: handlers, Queues: queues, Owner: p.Owner, Parallel: parallel,
 		Lease: p.Config.Worker.Lease, Log: p.Log,
 	}
 }

@@ -26,10 +26,17 @@ type Store interface {
 	placement.Store
 }
 
+// Glance is the image service with the question who an image is shared with.
+type Glance interface {
+	catalog.Glance
+	// Members are the projects that a shared image's owner named.
+	Members(ctx context.Context, imageID string) ([]string, error)
+}
+
 // Deps is all that an engine needs.
 type Deps struct {
 	Store        Store
-	Glance       catalog.Glance
+	Glance       Glance
 	Nova         placement.Nova
 	Zun          placement.Zun // nil where the cloud has no Zun
 	Providers    placement.Providers
@@ -44,6 +51,8 @@ type Deps struct {
 type Engine struct {
 	Deps
 	nudge chan struct{}
+	// zunSaid is what was last said of a Zun that is away; only the loop of Sync uses it.
+	zunSaid string
 }
 
 // New makes an engine.

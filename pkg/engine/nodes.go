@@ -24,8 +24,7 @@ func (e *Engine) SyncNodes(ctx context.Context) error {
 	var zunHosts []string
 	if e.Zun != nil {
 		if zunHosts, err = e.Zun.Hosts(ctx); err != nil {
-			// Zun's API waits for dead hosts; VMs are placed all the same.
-			e.Log.WithError(err).Warning("Zun does not list its hosts; nodes keep no container manager for now")
+			e.zunIsAway(err)
 		}
 	}
 	claims, err := e.openClaims(ctx)
@@ -57,6 +56,14 @@ func (e *Engine) SyncNodes(ctx context.Context) error {
 		}
 	}
 	return all
+}
+
+// zunIsAway says it once: a cloud may have no Zun at all. Zun's API waits for dead hosts; VMs are placed all the same.
+func (e *Engine) zunIsAway(err error) {
+	if text := err.Error(); text != e.zunSaid {
+		e.zunSaid = text
+		e.Log.WithError(err).Warning("Zun does not list its hosts; nodes keep no container manager for now")
+	}
 }
 
 func (e *Engine) openClaims(ctx context.Context) ([]placement.Claim, error) {

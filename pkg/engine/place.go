@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/kiln-cloud/kiln/pkg/cache"
@@ -72,6 +73,9 @@ func (h *placeHandler) prepare(ctx context.Context, w *placement.Workload) error
 			w.Note = fallback
 		}
 	}
+	if err := h.mayUse(ctx, *w); err != nil {
+		return err
+	}
 	if w.Kind == placement.VM {
 		f, err := h.Nova.Flavor(ctx, w.Flavor)
 		if err != nil {
@@ -81,6 +85,34 @@ func (h *placeHandler) prepare(ctx context.Context, w *placement.Workload) error
 	}
 	w.State, w.UpdatedAt = placement.Placing, h.Now()
 	return h.Store.UpdateWorkload(ctx, *w)
+}
+
+// mayUse refuses an image that the workload's project could not see by itself. Kiln calls Nova and Zun as an
+// administrator, to whom Glance shows the images of every project.
+func (h *placeHandler) mayUse(ctx context.Context, w placement.Workload) error {
+	if w.ImageID == "" {
+		return nil
+	}
+	hidden := errs.New(errs.NotFound, "kiln.image.not_found", "there is no image %s for the project", w.ImageID).At(errs.Where{Field: "image_id"})
+	g, err := h.Glance.Image(ctx, w.ImageID)
+	switch {
+	case errs.Is(err, errs.NotFound):
+		return hidden
+	case err != nil:
+		return err
+	case g.Owner == w.ProjectID || g.Visibility == "public" || g.Visibility == "community":
+		return nil
+	case g.Visibility != "shared":
+		return hidden
+	}
+	members, err := h.Glance.Members(ctx, w.ImageID)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(members, w.ProjectID) {
+		return hidden
+	}
+	return nil
 }
 
 // start tries nodes, best first, until one takes the workload.

@@ -145,7 +145,8 @@ type Store interface {
 	LeaseJob(ctx context.Context, queues []Queue, owner string, now, until time.Time) (*Job, error)
 	// Heartbeat renews the lease, writes progress, and tells whether a cancel was asked for.
 	Heartbeat(ctx context.Context, id, owner string, now, until time.Time, p Progress) (cancel bool, err error)
-	// ReleaseJob gives the job back for a later attempt at runAfter, keeping the failure for people to see.
+	// ReleaseJob gives the job back for a later attempt at runAfter, keeping the failure for people to see. Without
+	// a failure (the program stops) the attempt does not count.
 	ReleaseJob(ctx context.Context, id, owner string, now, runAfter time.Time, f *Failure) error
 	// FinishJob ends the job and runs apply in the same transaction (ctx carries it); nothing of either is
 	// written where the lease is lost (ErrLeaseLost) or apply fails.

@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/sirupsen/logrus"
 
 	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/event"
 )
 
 func asError(err error, target **errs.Error) bool { return errors.As(err, target) }
@@ -113,7 +115,8 @@ type Runner struct {
 	Waker    Waker
 	Handlers []Handler
 	Queues   []Queue
-	Owner    string // unique for each process: "<host>:<pid>:<random>"
+	Owner    string // unique for each process: "<host>:<pid>:<random>"; each lease adds a number of its own
+	Events   event.Recorder
 	Parallel int
 	Lease    time.Duration // how long a silent owner keeps a job
 	Beat     time.Duration // how often it renews; well below Lease
@@ -121,6 +124,8 @@ type Runner struct {
 	Backoff  func(attempt int) time.Duration
 	Now      func() time.Time
 	Log      logrus.FieldLogger
+
+	leases atomic.Int64
 }
 
 // Serve works until ctx ends and then waits for the attempts that are under way to stop. What they had
@@ -196,7 +201,9 @@ func (r *Runner) lease(ctx context.Context) (*Job, error) {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	now := r.Now()
-	return r.Store.LeaseJob(ctx, r.Queues, r.Owner, now, now.Add(r.Lease))
+	// Two attempts of one process at the same job (the first one's lease ran out) must not pass for each other.
+	owner := fmt.Sprintf("%s#%d", r.Owner, r.leases.Add(1))
+	return r.Store.LeaseJob(ctx, r.Queues, owner, now, now.Add(r.Lease))
 }
 
 func (r *Runner) handler(kind Kind) Handler {
@@ -243,6 +250,10 @@ func (r *Runner) call(ctx context.Context, run *Run) (res Result, err error) {
 	if h == nil {
 		return Result{}, errNoHandler
 	}
+	if run.Job.Attempt > run.Job.MaxAttempts {
+		// Only an owner that died in silence leads here: a job that kills its workers must not do so for ever.
+		return Result{}, errs.New(errs.Conflict, "kiln.job.owners_died", "%d attempts ended without a word: the job may be what kills its worker", run.Job.MaxAttempts)
+	}
 	// A defect in a handler must not take the other jobs of this process down with it.
 	defer func() {
 		if p := recover(); p != nil {
@@ -264,11 +275,15 @@ func (r *Runner) end(ctx, serveCtx context.Context, run *Run, res Result, err, c
 		if merr != nil {
 			return merr
 		}
-		apply := res.Apply
-		if apply == nil {
-			apply = func(context.Context) error { return nil }
+		apply := func(ctx context.Context) error {
+			if res.Apply != nil {
+				if err := res.Apply(ctx); err != nil {
+					return err
+				}
+			}
+			return r.tell(ctx, j, Succeeded)
 		}
-		err = r.Store.FinishJob(ctx, j.ID, r.Owner, now, Outcome{State: Succeeded, Result: value}, apply)
+		err = r.Store.FinishJob(ctx, j.ID, j.LeaseOwner, now, Outcome{State: Succeeded, Result: value}, apply)
 		if err == nil {
 			run.Log.Info("job succeeded")
 			r.after(ctx, run, res)
@@ -280,13 +295,13 @@ func (r *Runner) end(ctx, serveCtx context.Context, run *Run, res Result, err, c
 		return r.fail(ctx, j, now, Cancelled, FailureOf(errCancelAsked))
 	case serveCtx.Err() != nil:
 		run.Log.Info("job given back because the program stops")
-		return r.Store.ReleaseJob(ctx, j.ID, r.Owner, now, now, nil)
+		return r.Store.ReleaseJob(ctx, j.ID, j.LeaseOwner, now, now, nil)
 	}
 	run.Log.WithError(err).WithField("attempt", j.Attempt).Warning("job attempt failed")
 	run.say("error", err.Error())
 	r.flush(ctx, run)
 	if errs.Retryable(err) && j.Attempt < j.MaxAttempts {
-		return r.Store.ReleaseJob(ctx, j.ID, r.Owner, now, now.Add(r.Backoff(j.Attempt)), FailureOf(err))
+		return r.Store.ReleaseJob(ctx, j.ID, j.LeaseOwner, now, now.Add(r.Backoff(j.Attempt)), FailureOf(err))
 	}
 	return r.fail(ctx, j, now, Failed, FailureOf(err))
 }
@@ -301,12 +316,22 @@ func (r *Runner) after(ctx context.Context, run *Run, res Result) {
 }
 
 func (r *Runner) fail(ctx context.Context, j Job, now time.Time, s State, f *Failure) error {
-	return r.Store.FinishJob(ctx, j.ID, r.Owner, now, Outcome{State: s, Error: f}, func(ctx context.Context) error {
+	return r.Store.FinishJob(ctx, j.ID, j.LeaseOwner, now, Outcome{State: s, Error: f}, func(ctx context.Context) error {
 		if h, ok := r.handler(j.Kind).(FailedHandler); ok {
-			return h.Failed(ctx, j, s, f)
+			if err := h.Failed(ctx, j, s, f); err != nil {
+				return err
+			}
 		}
-		return nil
+		return r.tell(ctx, j, s)
 	})
+}
+
+// tell records how the job ended, in the transaction that ends it.
+func (r *Runner) tell(ctx context.Context, j Job, s State) error {
+	if r.Events == nil {
+		return nil
+	}
+	return r.Events.Record(ctx, event.Event{Type: "job." + string(s), Resource: "jobs/" + j.ID, ProjectID: j.ProjectID, RequestID: j.RequestID})
 }
 
 // heartbeat renews the lease until ctx ends. A database that is away for less than the lease costs nothing;
@@ -324,7 +349,7 @@ func (r *Runner) heartbeat(ctx context.Context, run *Run, stop context.CancelCau
 		now := r.Now()
 		p, lines := run.take()
 		callCtx, cancel := context.WithTimeout(ctx, r.Beat)
-		asked, err := r.Store.Heartbeat(callCtx, run.Job.ID, r.Owner, now, now.Add(r.Lease), p)
+		asked, err := r.Store.Heartbeat(callCtx, run.Job.ID, run.Job.LeaseOwner, now, now.Add(r.Lease), p)
 		if err == nil && len(lines) > 0 {
 			if lerr := r.Store.AppendJobLog(callCtx, run.Job.ID, lines); lerr != nil {
 				run.putBack(lines)

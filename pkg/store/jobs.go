@@ -138,9 +138,13 @@ func (db *DB) ReleaseJob(ctx context.Context, id, owner string, now, runAfter ti
 	if err != nil {
 		return db.fail(ctx, err, "job", id)
 	}
+	uncounted := 0
+	if f == nil {
+		uncounted = 1
+	}
 	return db.InTx(ctx, func(ctx context.Context) error {
 		n, err := db.exec(ctx, "job", id, "UPDATE `jobs` SET `state` = 'pending', `lease_owner` = '', `lease_expires` = NULL,"+
-			" `run_after` = ?, `error` = COALESCE(?, `error`), `updated_at` = ?"+held, stamp(runAfter), failure, stamp(now), id, owner)
+			" `attempt` = `attempt` - ?, `run_after` = ?, `error` = COALESCE(?, `error`), `updated_at` = ?"+held, uncounted, stamp(runAfter), failure, stamp(now), id, owner)
 		if err != nil {
 			return err
 		}
