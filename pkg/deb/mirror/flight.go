@@ -27,8 +27,9 @@ func (e *statusError) Error() string { return fmt.Sprintf("the mirror answers %d
 // flight is one fetch from upstream, shared by everybody who asks for the address meanwhile.
 // Its file grows; readers follow it.
 type flight struct {
-	file *os.File // the growing file; open while refs > 0
-	refs int      // the fetch and its readers; guarded by the proxy's lock
+	file *os.File  // the growing file; open while refs > 0
+	refs int       // the fetch and its readers; guarded by the proxy's lock
+	pays *counters // of whoever began it: the bytes from upstream are counted once
 	mu   sync.Mutex
 	cond *sync.Cond
 	size int64 // announced by upstream; -1 where it is not
@@ -45,7 +46,7 @@ func newFlight() *flight {
 }
 
 // join gives the flight for an address, and begins one where there is none. The caller leaves it.
-func (p *Proxy) join(u *url.URL) (*flight, error) {
+func (p *Proxy) join(u *url.URL, counts *counters) (*flight, error) {
 	key := u.String()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -61,7 +62,7 @@ func (p *Proxy) join(u *url.URL) (*flight, error) {
 		return nil, err
 	}
 	f := newFlight()
-	f.file, f.refs = tmp, 2
+	f.file, f.refs, f.pays = tmp, 2, counts
 	p.flights[key] = f
 	p.flying.Go(func() {
 		defer p.leave(f)
@@ -135,7 +136,7 @@ func (p *Proxy) fetch(ctx context.Context, u *url.URL, f *flight, tmp *os.File) 
 	}
 	sum := sha256.New()
 	n, err := p.follow(f, tmp, io.TeeReader(res.Body, sum), res.ContentLength, streamed(u.Path))
-	p.upstream.Add(n)
+	f.pays.add(Stats{BytesUpstream: n})
 	if err != nil {
 		return nil, err
 	}

@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -48,8 +47,7 @@ type Proxy struct {
 	flights map[string]*flight
 	flying  sync.WaitGroup
 	space   space
-
-	hits, misses, upstream, served atomic.Int64
+	counts  counters
 }
 
 // New makes a proxy and sweeps half-made files of an earlier life out of its folder.
@@ -96,14 +94,14 @@ func (p *Proxy) Close() {
 }
 
 // Stats gives the counters.
-func (p *Proxy) Stats() Stats {
-	return Stats{Hits: p.hits.Load(), Misses: p.misses.Load(), BytesUpstream: p.upstream.Load(), BytesServed: p.served.Load()}
-}
+func (p *Proxy) Stats() Stats { return p.counts.stats() }
 
 // ServeHTTP answers GET and HEAD of absolute addresses, and CONNECT to the hosts of https upstreams.
-func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.handle(w, r, &p.counts) }
+
+func (p *Proxy) handle(w http.ResponseWriter, r *http.Request, counts *counters) {
 	if r.Method == http.MethodConnect {
-		p.connect(w, r)
+		p.connect(w, r, counts)
 		return
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -119,8 +117,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, r.URL.String()+" is not below a package mirror of this job", http.StatusForbidden)
 		return
 	}
-	counted := &countingWriter{ResponseWriter: w, n: &p.served}
-	if err := p.serve(counted, r); err != nil && !counted.started {
+	counted := &countingWriter{ResponseWriter: w, counts: counts}
+	if err := p.serve(counted, r, counts); err != nil && !counted.started {
 		if missing := (*statusError)(nil); errors.As(err, &missing) && missing.status < 500 {
 			http.Error(w, r.URL.String()+": "+missing.Error(), missing.status)
 			return
@@ -179,7 +177,7 @@ func (p *Proxy) Open(address string) (*os.File, error) {
 
 type countingWriter struct {
 	http.ResponseWriter
-	n       *atomic.Int64
+	counts  *counters
 	started bool
 }
 
@@ -191,6 +189,6 @@ func (w *countingWriter) WriteHeader(status int) {
 func (w *countingWriter) Write(b []byte) (int, error) {
 	w.started = true
 	n, err := w.ResponseWriter.Write(b)
-	w.n.Add(int64(n))
+	w.counts.add(Stats{BytesServed: int64(n)})
 	return n, err
 }

@@ -134,6 +134,42 @@ func TestPackagesAreFetchedOnce(t *testing.T) {
 	}
 }
 
+// TestViewsCountForThemselves: two jobs at the same time, each with its own bytes, and one file that both want.
+func TestViewsCountForThemselves(t *testing.T) {
+	u := newUpstream(t)
+	asked, goOn := make(chan struct{}, 8), make(chan struct{})
+	u.answers(func(w http.ResponseWriter, r *http.Request) {
+		asked <- struct{}{}
+		<-goOn
+		_, _ = io.WriteString(w, strings.Repeat("x", len(r.URL.Path)*100))
+	})
+	p, _ := start(t, mirror.Config{Upstreams: []string{u.URL}, Dir: t.TempDir()})
+	one, two := p.View(), p.View()
+	ask := func(v *mirror.View, name string) {
+		w := httptest.NewRecorder()
+		v.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, u.URL+name, http.NoBody))
+		if w.Code != http.StatusOK || w.Body.Len() != len(name)*100 {
+			t.Errorf("%s: %d, %d bytes", name, w.Code, w.Body.Len())
+		}
+	}
+	var group sync.WaitGroup
+	group.Go(func() { ask(one, "/both.deb") })
+	<-asked
+	group.Go(func() { ask(two, "/own-of-two.deb") })
+	<-asked
+	group.Go(func() { ask(two, "/both.deb") })
+	close(goOn)
+	group.Wait()
+	ask(two, "/both.deb")
+	a, b, all := one.Stats(), two.Stats(), p.Stats()
+	if a.BytesUpstream != 900 || a.BytesServed != 900 || b.BytesUpstream != 1500 || b.BytesServed != 3300 {
+		t.Errorf("one %+v, two %+v", a, b)
+	}
+	if all.BytesUpstream != 2400 || all.BytesServed != 4200 || all.Hits+all.Misses != 4 {
+		t.Errorf("all %+v", all)
+	}
+}
+
 func TestListsAreAskedConditionally(t *testing.T) {
 	u := newUpstream(t)
 	var full atomic.Int64

@@ -15,15 +15,15 @@ import (
 )
 
 // serve answers one permitted request: from the cache, or by following a fetch.
-func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) error {
+func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, counts *counters) error {
 	name := p.file(r.URL)
 	if immutable(r.URL.Path) {
 		if done, err := p.serveKept(w, r, name); done || err != nil {
-			p.hits.Add(1)
+			counts.add(Stats{Hits: 1})
 			return err
 		}
 	}
-	f, err := p.join(r.URL)
+	f, err := p.join(r.URL, counts)
 	if err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) error {
 	case r.Context().Err() != nil:
 		return r.Context().Err()
 	case growing && r.Header.Get("Range") == "":
-		p.misses.Add(1)
+		counts.add(Stats{Misses: 1})
 		return f.copyTo(w, r, size)
 	case growing:
 		if err := f.wait(r.Context()); err != nil {
@@ -55,9 +55,9 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if f.hit {
-		p.hits.Add(1)
+		counts.add(Stats{Hits: 1})
 	} else {
-		p.misses.Add(1)
+		counts.add(Stats{Misses: 1})
 	}
 	done, err := p.serveKept(w, r, name)
 	if err == nil && !done {
@@ -174,7 +174,7 @@ func (p *Proxy) keepChanging(name, tmp string, header http.Header) error {
 }
 
 // connect tunnels to the host of an https upstream. What goes through it cannot be cached.
-func (p *Proxy) connect(w http.ResponseWriter, r *http.Request) {
+func (p *Proxy) connect(w http.ResponseWriter, r *http.Request, counts *counters) {
 	if !p.permitsHost(r.Host) {
 		p.cfg.Log.Warnf("mirror proxy: refused a tunnel to %s", r.Host)
 		http.Error(w, r.Host+" is not the host of a package mirror of this job", http.StatusForbidden)
@@ -204,8 +204,7 @@ func (p *Proxy) connect(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(up, buffered) // either end may close at any time: that is how a tunnel ends
 	}()
 	n, _ := io.Copy(down, up)
-	p.upstream.Add(n)
-	p.served.Add(n)
+	counts.add(Stats{BytesUpstream: n, BytesServed: n})
 }
 
 func (p *Proxy) permitsHost(host string) bool {
