@@ -49,6 +49,7 @@ test: ## Every test, with the real services, installing what it needs.
 .PHONY: lint
 lint: $(LINT) ## Check the code.
 	$(LINT) run ./...
+	$(if $(CEPH_TAGS),$(LINT) run --build-tags $(CEPH_TAGS) ./pkg/ceph/... ./pkg/daemon/...)
 	shellcheck -x $$(git ls-files tools .ci | xargs grep -lE '^#!.*(bash|/sh)')
 
 $(LINT):

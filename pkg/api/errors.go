@@ -75,12 +75,12 @@ func (a *api) failWith(c *gin.Context, status int, err error) {
 	if status == http.StatusUnauthorized {
 		c.Header("WWW-Authenticate", "Keystone uri="+strconv.Quote(a.AuthURI))
 	}
-	var all recipe.Problems
+	var all recipe.ParseErrors
 	if !errors.As(err, &all) {
 		if !errors.As(err, &e) {
 			e = errs.Wrap(err, errs.KindOf(err), errs.CodeOf(err), "")
 		}
-		all = recipe.Problems{e}
+		all = recipe.ParseErrors{e}
 	}
 	faults := make([]fault, len(all))
 	for i, e := range all {

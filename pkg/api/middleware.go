@@ -80,7 +80,7 @@ func (a *api) recovered(c *gin.Context) {
 			return
 		}
 		if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
-			panic(p) // net/http's own way to drop a connection
+			panic(p) //nolint:forbidigo // net/http's own way to drop a connection
 		}
 		a.log(c).WithField("stack", string(debug.Stack())).Errorf("a request met a defect: %v", p)
 		if !c.Writer.Written() {

@@ -327,13 +327,13 @@ func follow(t *testing.T, server *httptest.Server, token, query string, headers 
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { res.Body.Close() })
 	if res.StatusCode != http.StatusOK || res.Header.Get("Content-Type") != "text/event-stream" {
 		t.Fatalf("%s %s", res.Status, res.Header)
 	}
 	out := make(chan string, 1000)
 	go func() {
 		defer close(out)
-		defer res.Body.Close()
 		s := bufio.NewScanner(res.Body)
 		for s.Scan() {
 			out <- s.Text()

@@ -134,7 +134,7 @@ func (s *Service) RecipeByName(ctx context.Context, projectID, source, name stri
 }
 
 // RequestBuild starts a build of a recipe in the recipe's project; force builds even where nothing changed.
-// A recipe with problems is refused with all of them (recipe.Problems). errs.Conflict while a build of the recipe is open.
+// A recipe with problems is refused with all of them (recipe.ParseErrors). errs.Conflict while a build of the recipe is open.
 func (s *Service) RequestBuild(ctx context.Context, by job.By, recipeID string, force bool) (Build, error) {
 	var b Build
 	err := s.Tx.InTx(ctx, func(ctx context.Context) error {
@@ -188,7 +188,7 @@ func problems(r Recipe) error {
 	if len(r.Problems) == 0 {
 		return errs.New(errs.Invalid, "kiln.recipe.unread", "recipe %q was not read yet: sync its source", r.Name).At(errs.Where{File: r.Path})
 	}
-	out := make(recipe.Problems, len(r.Problems))
+	out := make(recipe.ParseErrors, len(r.Problems))
 	for i, p := range r.Problems {
 		out[i] = errs.New(errs.Invalid, p.Code, "%s", p.Detail).At(p.Where)
 	}

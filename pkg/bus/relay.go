@@ -71,16 +71,14 @@ func (r *Relay) Serve(ctx context.Context) error {
 	}
 	tick := time.NewTicker(r.Every)
 	defer tick.Stop()
-	changed := r.Outbox.OutboxChanged()
 	for {
 		err := r.drain(ctx)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		r.tell(err)
-		if err != nil { // not at once again: the broker or the database is away
-			changed = nil
-		} else {
+		var changed <-chan struct{} // after a fault not at once again: the broker or the database is away
+		if err == nil {
 			changed = r.Outbox.OutboxChanged()
 		}
 		select {

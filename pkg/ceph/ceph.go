@@ -5,12 +5,9 @@ package ceph
 
 import (
 	"io"
-	"regexp"
-	"strings"
 	"time"
 
 	"github.com/kiln-cloud/kiln/pkg/cache"
-	"github.com/kiln-cloud/kiln/pkg/errs"
 )
 
 // Backend is a pool of copies.
@@ -36,30 +33,3 @@ type Config struct {
 // Snapshot is the name of the snapshot that a whole copy has, as Glance names it
 // (https://opendev.org/openstack/glance_store/src/branch/stable/zed/glance_store/_drivers/rbd.py, DEFAULT_SNAPNAME).
 const Snapshot = "snap"
-
-// partMark is in the name of a copy that is being written. No copy can have such a name.
-const partMark = ".part-"
-
-var goodName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$`)
-
-func check(name string) error {
-	if !goodName.MatchString(name) || strings.Contains(name, partMark) {
-		return errs.New(errs.Invalid, "kiln.cache.name", "%q cannot be the name of a copy: use letters, digits, dots, dashes and underscores", name)
-	}
-	return nil
-}
-
-func (c *Config) complete() {
-	if c.Conf == "" {
-		c.Conf = "/etc/ceph/ceph.conf"
-	}
-	if c.Writers == 0 {
-		c.Writers = 8
-	}
-	if c.Timeout == 0 {
-		c.Timeout = 30 * time.Second
-	}
-	if c.MinAge == 0 {
-		c.MinAge = time.Minute
-	}
-}

@@ -40,7 +40,7 @@ func (p *Parts) HTTP(listener net.Listener) Loop {
 			bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 			defer cancel()
 			if err := server.Shutdown(bounded); err != nil {
-				server.Close() //nolint:errcheck,gosec // the program ends
+				server.Close() //nolint:errcheck // the program ends
 			}
 		}()
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

@@ -101,5 +101,5 @@ func NewLogger(program string, cfg config.Config) (*logrus.Logger, func(), error
 		return nil, nil, fmt.Errorf("[DEFAULT] log_file: %w", err)
 	}
 	lc.Output = f
-	return log.New(lc), func() { f.Close() }, nil //nolint:errcheck,gosec // the last thing the program does
+	return log.New(lc), func() { f.Close() }, nil //nolint:errcheck // the last thing the program does
 }

@@ -240,10 +240,10 @@ func (e Embedded) lock() (func(), error) {
 		return nil, err
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close() //nolint:errcheck,gosec // nothing was written
+		f.Close() //nolint:errcheck // nothing was written
 		return nil, fmt.Errorf("another demo runs in %s", e.State)
 	}
-	return func() { f.Close() }, nil //nolint:errcheck,gosec // the lock goes with the descriptor
+	return func() { f.Close() }, nil //nolint:errcheck // the lock goes with the descriptor
 }
 
 func (e Embedded) logger() (*logrus.Logger, func(), error) {
@@ -251,7 +251,7 @@ func (e Embedded) logger() (*logrus.Logger, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return log.New(log.Config{Program: "kiln-demo", Output: f}), func() { f.Close() }, nil //nolint:errcheck,gosec // the process ends
+	return log.New(log.Config{Program: "kiln-demo", Output: f}), func() { f.Close() }, nil //nolint:errcheck // the process ends
 }
 
 // repository makes a git repository of the recipes, with a new commit only where they changed.

@@ -142,7 +142,8 @@ func hashed(ctx context.Context, w io.Writer, r io.Reader) (int64, []byte, error
 			return total, nil, err
 		}
 		n, err := verify.Fill(r, piece)
-		if err != nil && !errors.Is(err, io.EOF) {
+		whole := errors.Is(err, io.EOF)
+		if err != nil && !whole {
 			return total, nil, err
 		}
 		sum.Write(piece[:n])
@@ -150,7 +151,7 @@ func hashed(ctx context.Context, w io.Writer, r io.Reader) (int64, []byte, error
 			return total, nil, fault(err, "writing")
 		}
 		total += int64(n)
-		if err != nil {
+		if whole {
 			return total, sum.Sum(nil), nil
 		}
 	}

@@ -47,7 +47,7 @@ func attachLoop(path string, offset, length int64, readOnly bool) (*os.File, err
 		if err == nil {
 			return dev, nil
 		}
-		dev.Close() //nolint:errcheck,gosec // nothing was bound
+		dev.Close() //nolint:errcheck // nothing was bound
 		if !errors.Is(err, unix.EBUSY) {
 			return nil, errs.Wrap(err, errs.Internal, CodeMount, "The disk file cannot be bound to a loop device.")
 		}

@@ -126,7 +126,7 @@ func (s *Session) Mount(ctx context.Context, source, fstype string, flags uintpt
 		return nil
 	})
 	if err != nil {
-		os.Remove(m.path) //nolint:errcheck,gosec // the work folder's owner removes what stays
+		os.Remove(m.path) //nolint:errcheck // the work folder's owner removes what stays
 		if ctx.Err() != nil || errs.CodeOf(err) == CodeClosed {
 			return nil, err
 		}
@@ -211,7 +211,7 @@ func (m *Mount) unmount() error {
 		return err
 	}
 	err = unix.Syncfs(fd)
-	unix.Close(fd) //nolint:errcheck,gosec // read only
+	unix.Close(fd) //nolint:errcheck // read only
 	if err != nil {
 		return err
 	}

@@ -33,8 +33,8 @@ func NewWork(dir string) (*Work, error) {
 		return nil, fullOr(err, CodeWork, "The work folder cannot be made.")
 	}
 	fail := func(err error) (*Work, error) {
-		owner.Close()           //nolint:errcheck,gosec // empty
-		os.Remove(owner.Name()) //nolint:errcheck,gosec // Sweep takes it
+		owner.Close()           //nolint:errcheck // empty
+		os.Remove(owner.Name()) //nolint:errcheck // Sweep takes it
 		return nil, fullOr(err, CodeWork, "The work folder cannot be made.")
 	}
 	// Locked before it gets its name: Sweep never sees an owner file that is not locked yet.
@@ -46,7 +46,7 @@ func NewWork(dir string) (*Work, error) {
 		return fail(err)
 	}
 	if err := os.Rename(owner.Name(), filepath.Join(path, ownerFile)); err != nil {
-		os.Remove(path) //nolint:errcheck,gosec // empty
+		os.Remove(path) //nolint:errcheck // empty
 		return fail(err)
 	}
 	abs, err := filepath.Abs(path)

@@ -36,7 +36,7 @@ func (e *Engine) Notice(ctx context.Context, eventType string, payload json.RawM
 func (e *Engine) imageAppeared(ctx context.Context, payload json.RawMessage) error {
 	var img imageNotice
 	if err := json.Unmarshal(payload, &img); err != nil || img.ID == "" {
-		return nil // not an image that can be asked for; the envelope was whole, so a repeat would not help
+		return nil //nolint:nilerr // not an image that can be asked for; the envelope was whole, so a repeat would not help
 	}
 	if _, own := img.Properties[catalog.PropOrigin]; own {
 		return nil

@@ -158,9 +158,7 @@ func TestRunnerOutlivesADefect(t *testing.T) {
 	b := newBench(t)
 	b.add("j1", 1)
 	h := &handler{run: func(context.Context, *job.Run) (job.Result, error) {
-		var none map[string]int
-		none["x"] = 1
-		return job.Result{}, nil
+		panic("a defect")
 	}}
 	if j := b.serve(h, "j1", job.Failed); j.Error.Code != "kiln.job.panic" {
 		t.Errorf("job %+v", j)

@@ -127,7 +127,7 @@ func (s *Service) Download(ctx context.Context, operation, path string, header m
 		guard.end()
 		return 0, nil, err
 	}
-	resp, err := client.Request(withOperation(moving, s.about.Name, operation), http.MethodGet, s.url(client, path, nil), &gophercloud.RequestOpts{
+	resp, err := client.Request(withOperation(moving, s.about.Name, operation), http.MethodGet, s.url(client, path, nil), &gophercloud.RequestOpts{ //nolint:bodyclose // the caller closes what it reads
 		KeepResponseBody: true, OkCodes: ok, MoreHeaders: header,
 	})
 	guard.pause()

@@ -167,8 +167,8 @@ func (n NewWorkload) check() error {
 	if err := job.CheckName("kiln.workload.name", "name", n.Name); err != nil {
 		return err
 	}
-	refuse := func(field, format string, args ...any) error {
-		return errs.New(errs.Invalid, "kiln.workload."+field, format, args...).At(errs.Where{Field: field})
+	refuse := func(field, detail string) error {
+		return errs.New(errs.Invalid, "kiln.workload."+field, "%s", detail).At(errs.Where{Field: field})
 	}
 	named := 0
 	for _, what := range []string{string(n.Family), n.ImageID, n.ImageRef} {

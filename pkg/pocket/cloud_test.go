@@ -62,12 +62,12 @@ func TestDownloadsInTheProcessAreSeen(t *testing.T) {
 	}
 }
 
-func postJSON(t *testing.T, url, token, body string) *http.Response {
+func postJSON(t *testing.T, url, token, body string) reply {
 	t.Helper()
 	return sendJSON(t, http.MethodPost, url, token, body)
 }
 
-func sendJSON(t *testing.T, method, url, token, body string) *http.Response {
+func sendJSON(t *testing.T, method, url, token, body string) reply {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
 	if err != nil {
@@ -76,11 +76,10 @@ func sendJSON(t *testing.T, method, url, token, body string) *http.Response {
 	req.Header.Set("X-Auth-Token", token)
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("OpenStack-API-Version", "placement 1.39, compute 2.93")
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := exchange(req)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = resp.Body.Close() })
 	return resp
 }
 

@@ -26,7 +26,7 @@ func newImage(t *testing.T, cloud *pocket.Cloud, token string) string {
 	return resp.Header.Get("Location")
 }
 
-func upload(t *testing.T, url, token string, content []byte) (*http.Response, error) {
+func upload(t *testing.T, url, token string, content []byte) (reply, error) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, url+"/file", bytes.NewReader(content))
 	if err != nil {
@@ -34,20 +34,15 @@ func upload(t *testing.T, url, token string, content []byte) (*http.Response, er
 	}
 	req.Header.Set("X-Auth-Token", token)
 	req.Header.Set("Content-Type", "application/octet-stream")
-	resp, err := http.DefaultClient.Do(req)
-	if err == nil {
-		t.Cleanup(func() { _ = resp.Body.Close() })
-	}
-	return resp, err
+	return exchange(req)
 }
 
-func body(t *testing.T, resp *http.Response) string {
+func body(t *testing.T, r reply) string {
 	t.Helper()
-	raw, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
+	if r.cut != nil {
+		t.Fatal(r.cut)
 	}
-	return string(raw)
+	return string(r.body)
 }
 
 func wantStatus(t *testing.T, url, token, status string) {
@@ -93,9 +88,8 @@ func TestUploadThatBreaksLeavesNothing(t *testing.T) {
 	wantStatus(t, url, token, "active")
 
 	cloud.Fail(wire.Match{Service: pocket.Image, PathSuffix: "/file"}, wire.Fault{CutResponse: 1000}, 1)
-	resp := do(t, http.MethodGet, url+"/file", token, "")
-	if got, err := io.ReadAll(resp.Body); !errors.Is(err, io.ErrUnexpectedEOF) || len(got) != 1000 {
-		t.Errorf("a cut download gave %d bytes and error %v", len(got), err)
+	if got := do(t, http.MethodGet, url+"/file", token, ""); !errors.Is(got.cut, io.ErrUnexpectedEOF) || len(got.body) != 1000 {
+		t.Errorf("a cut download gave %d bytes and error %v", len(got.body), got.cut)
 	}
 	if got := body(t, do(t, http.MethodGet, url+"/file", token, "")); got != string(content) {
 		t.Errorf("the next download gave %d bytes", len(got))

@@ -1,6 +1,7 @@
 package pocket_test
 
 import (
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -35,7 +36,26 @@ func login(t *testing.T, cloud *pocket.Cloud, user, project string) string {
 	return resp.Header.Get("X-Subject-Token")
 }
 
-func do(t *testing.T, method, url, token, body string) *http.Response {
+// reply is an answer that was read to its end.
+type reply struct {
+	StatusCode int
+	Status     string
+	Header     http.Header
+	body       []byte
+	cut        error // why the body ended early
+}
+
+func exchange(req *http.Request) (reply, error) {
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return reply{}, err
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	return reply{resp.StatusCode, resp.Status, resp.Header, raw, err}, nil
+}
+
+func do(t *testing.T, method, url, token, body string) reply {
 	t.Helper()
 	resp, err := try(t, method, url, token, body)
 	if err != nil {
@@ -44,18 +64,14 @@ func do(t *testing.T, method, url, token, body string) *http.Response {
 	return resp
 }
 
-func try(t *testing.T, method, url, token, body string) (*http.Response, error) {
+func try(t *testing.T, method, url, token, body string) (reply, error) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
 	req.Header.Set("X-Auth-Token", token)
-	resp, err := http.DefaultClient.Do(req)
-	if err == nil {
-		t.Cleanup(func() { _ = resp.Body.Close() })
-	}
-	return resp, err
+	return exchange(req)
 }
 
 func TestFaultsAndLog(t *testing.T) {

@@ -18,11 +18,11 @@ import (
 // MaxBytes is the largest recipe file that is read.
 const MaxBytes = 1 << 20
 
-// Problems is every fault of a recipe file, in the order of its lines.
-type Problems []*errs.Error
+// ParseErrors is every fault of a recipe file, in the order of its lines.
+type ParseErrors []*errs.Error
 
 // Error is all faults, one a line.
-func (p Problems) Error() string {
+func (p ParseErrors) Error() string {
 	lines := make([]string, len(p))
 	for i, e := range p {
 		lines[i] = e.Error()
@@ -31,7 +31,7 @@ func (p Problems) Error() string {
 }
 
 // Unwrap gives each fault to errors.As.
-func (p Problems) Unwrap() []error {
+func (p ParseErrors) Unwrap() []error {
 	out := make([]error, len(p))
 	for i, e := range p {
 		out[i] = e
@@ -39,7 +39,7 @@ func (p Problems) Unwrap() []error {
 	return out
 }
 
-// Parse reads one recipe. The error is Problems: every fault with its file, line and field.
+// Parse reads one recipe. The error is ParseErrors: every fault with its file, line and field.
 func Parse(file string, data []byte) (*Recipe, error) {
 	p := &parser{file: file}
 	if len(data) > MaxBytes {
@@ -69,7 +69,7 @@ func Parse(file string, data []byte) (*Recipe, error) {
 // parser walks the YAML tree beside the Go type, because yaml's own strict mode names no field path.
 type parser struct {
 	file     string
-	problems Problems
+	problems ParseErrors
 	lines    map[string]int // field path to line
 }
 
@@ -233,9 +233,9 @@ func fieldNames(t reflect.Type) []string {
 	return out
 }
 
-// FirstOf returns the first fault of a Problems error, for callers that can show only one.
+// FirstOf returns the first fault of a ParseErrors error, for callers that can show only one.
 func FirstOf(err error) *errs.Error {
-	var p Problems
+	var p ParseErrors
 	if errors.As(err, &p) && len(p) > 0 {
 		return p[0]
 	}

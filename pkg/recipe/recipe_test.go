@@ -45,7 +45,7 @@ users: root
 scripts:
   - run: "true"
 `))
-	var problems recipe.Problems
+	var problems recipe.ParseErrors
 	if !errors.As(err, &problems) {
 		t.Fatalf("error %v", err)
 	}

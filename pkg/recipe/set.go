@@ -19,7 +19,7 @@ import (
 // Set is all recipes of one repository at one commit. A recipe that is not valid is in Faults only.
 type Set struct {
 	Recipes map[string]*Recipe // by name
-	Faults  map[string]Problems
+	Faults  map[string]ParseErrors
 	files   Files
 }
 
@@ -32,7 +32,7 @@ func Load(files Files) (*Set, error) {
 	if info, err := fs.Stat(files, root); err != nil || !info.IsDir() {
 		root = "."
 	}
-	s := &Set{Recipes: map[string]*Recipe{}, Faults: map[string]Problems{}, files: files}
+	s := &Set{Recipes: map[string]*Recipe{}, Faults: map[string]ParseErrors{}, files: files}
 	err := fs.WalkDir(files, root, func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -58,7 +58,7 @@ func (s *Set) add(name string) error {
 		return err
 	}
 	r, err := Parse(name, data)
-	var faults Problems
+	var faults ParseErrors
 	switch {
 	case errors.As(err, &faults):
 		s.Faults[name] = faults

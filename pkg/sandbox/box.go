@@ -130,10 +130,10 @@ func serve(ctx context.Context, l net.Listener, h http.Handler) (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		srv.Serve(l) //nolint:errcheck,gosec // ends with Close
+		srv.Serve(l) //nolint:errcheck // ends with Close
 	}()
 	return func() {
-		srv.Close() //nolint:errcheck,gosec // the clients are gone
+		srv.Close() //nolint:errcheck // the clients are gone
 		<-done
 	}
 }
@@ -206,7 +206,7 @@ func (b *box) removeTargets(made []string) {
 	for _, rel := range made {
 		info, err := root.Lstat(rel)
 		if err == nil && (info.IsDir() || info.Mode().IsRegular() && info.Size() == 0) {
-			root.Remove(rel) //nolint:errcheck,gosec // a folder that was filled stays
+			root.Remove(rel) //nolint:errcheck // a folder that was filled stays
 		}
 	}
 }

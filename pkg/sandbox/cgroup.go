@@ -98,7 +98,7 @@ func (g *cgroup) outOfMemory() bool {
 // remove waits for the last member to be gone, at most two seconds; sweepCgroups takes what stays.
 func (g *cgroup) remove() {
 	if g.fd != nil {
-		g.fd.Close() //nolint:errcheck,gosec // a folder
+		g.fd.Close() //nolint:errcheck // a folder
 	}
 	for _, dir := range g.dirs {
 		for range 200 {
@@ -119,7 +119,7 @@ func sweepCgroups(parent string) {
 	for _, dir := range left {
 		pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), cgroupMark), "-")
 		if _, err := strconv.Atoi(pid); err == nil && !exists("/proc/"+pid) {
-			os.Remove(dir) //nolint:errcheck,gosec // busy ones stay
+			os.Remove(dir) //nolint:errcheck // busy ones stay
 		}
 	}
 }

@@ -19,14 +19,14 @@ var sourceTable = tableOf[build.Source](spec{
 	name: "sources", resource: "source",
 	filters: []string{"id", "name", "url", "ref", "state", "commit", "job_id"},
 	sorts:   []string{"name", "created_at", "updated_at", "state"},
-	order:   byName("name"),
+	order:   byName(),
 })
 
 var recipeTable = tableOf[build.Recipe](spec{
 	name: "recipes", resource: "recipe",
 	filters: []string{"id", "source_id", "name", "path", "commit", "digest"},
 	sorts:   []string{"name", "path", "updated_at"},
-	order:   byName("name"),
+	order:   byName(),
 })
 
 var buildTable = tableOf[build.Build](spec{

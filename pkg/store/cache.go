@@ -14,7 +14,7 @@ var clusterTable = tableOf[cache.Cluster](spec{
 	name: "clusters", resource: "cluster",
 	filters: []string{"id", "name"},
 	sorts:   []string{"name", "created_at", "updated_at"},
-	order:   byName("name"),
+	order:   byName(),
 })
 
 var copyTable = tableOf[cache.Copy](spec{

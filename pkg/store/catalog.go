@@ -17,7 +17,7 @@ var familyTable = tableOf[catalog.Family](spec{
 	skip:    []string{"channels"},
 	filters: []string{"id", "name"},
 	sorts:   []string{"name", "created_at", "updated_at"},
-	order:   byName("name"),
+	order:   byName(),
 })
 
 var versionTable = tableOf[catalog.Version](spec{

@@ -20,7 +20,7 @@ var nodeTable = tableOf[placement.Node](spec{
 	exprs:   map[string]string{"cluster": "COALESCE(`cluster_nodes`.`cluster`, '')"},
 	filters: []string{"name", "cluster", "provider_id", "nova_host", "zun_host", "up", "disabled"},
 	sorts:   []string{"name", "cluster", "updated_at"},
-	order:   byName("name"),
+	order:   byName(),
 })
 
 var workloadTable = tableOf[placement.Workload](spec{

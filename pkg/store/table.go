@@ -61,7 +61,7 @@ func tableOf[T any](s spec) table[T] {
 
 var newestFirst = []listing.Key{{Field: "created_at", Desc: true}}
 
-func byName(field string) []listing.Key { return []listing.Key{{Field: field}} }
+func byName() []listing.Key { return []listing.Key{{Field: "name"}} }
 
 func (t table[T]) column(name string) (column, bool) {
 	for _, c := range t.cols {

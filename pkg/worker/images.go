@@ -90,7 +90,7 @@ func (c *imageCache) trim() {
 	}
 	slices.SortFunc(entries, func(a, b os.DirEntry) int { return modTime(b).Compare(modTime(a)) })
 	for _, e := range entries[c.keep-1:] {
-		os.Remove(filepath.Join(c.dir, e.Name())) //nolint:errcheck,gosec // the next trim tries again
+		os.Remove(filepath.Join(c.dir, e.Name())) //nolint:errcheck // the next trim tries again
 	}
 }
 

@@ -140,9 +140,9 @@ func inherited(g catalog.GlanceImage) map[string]string {
 // inputDigest names what the new version was made of: the original's bytes and the packages that were changed.
 func inputDigest(original catalog.GlanceImage, report upgrade.Report) string {
 	h := sha256.New()
-	fmt.Fprintf(h, "kiln upgrade 1\n%s\n", original.HashValue)
+	h.Write(fmt.Appendf(nil, "kiln upgrade 1\n%s\n", original.HashValue))
 	for _, p := range report.Packages {
-		fmt.Fprintf(h, "%s %s %s\n", p.Name, p.From, p.To)
+		h.Write(fmt.Appendf(nil, "%s %s %s\n", p.Name, p.From, p.To))
 	}
 	return "sha256:" + hex.EncodeToString(h.Sum(nil))
 }

@@ -143,9 +143,9 @@ func (d *labDocker) Pull(_, image, policy string) error {
 	case strings.HasPrefix(image, "labzun/") && policy != "always":
 		return nil
 	case policy == "never":
-		return fmt.Errorf("Image %s not present with pull policy of Never", repo) //nolint:revive,staticcheck // Zun's sentence
+		return fmt.Errorf("Image %s not present with pull policy of Never", repo)
 	}
-	return fmt.Errorf("Cannot download image from docker: Error on pulling image: %s", image) //nolint:revive,staticcheck // Zun's sentence
+	return fmt.Errorf("Cannot download image from docker: Error on pulling image: %s", image)
 }
 
 func (d *labDocker) Create(zun.Spec) error { return nil }

@@ -36,6 +36,7 @@ type report struct {
 	uses    map[name][]string
 	seconds map[string]float64
 	broken  []string // packages that failed without a failing test
+	lost    error    // why a line could not be written
 }
 
 func main() {
@@ -57,10 +58,16 @@ func main() {
 	}
 }
 
+func (r *report) say(format string, args ...any) {
+	if _, err := fmt.Fprintf(r.out, format, args...); err != nil {
+		r.lost = err
+	}
+}
+
 func (r *report) line(data []byte) {
 	var e event
 	if err := json.Unmarshal(data, &e); err != nil {
-		fmt.Fprintf(r.out, "%s\n", data) // what the go command itself says: a build error
+		r.say("%s\n", data) // what the go command itself says: a build error
 		return
 	}
 	n := name{e.Package, e.Test}
@@ -71,7 +78,7 @@ func (r *report) line(data []byte) {
 			r.uses[n] = append(r.uses[n], strings.Split(strings.TrimSpace(list), ",")...)
 		}
 	case "build-output":
-		fmt.Fprint(r.out, e.Output)
+		r.say("%s", e.Output)
 	case "pass", "fail", "skip":
 		r.end(n, e)
 	}
@@ -82,16 +89,16 @@ func (r *report) end(n name, e event) {
 		r.seconds[e.Package] = e.Elapsed
 		if e.Action == "fail" && !r.failedIn(e.Package) {
 			r.broken = append(r.broken, e.Package)
-			fmt.Fprintf(r.out, "FAIL %s\n%s", e.Package, strings.Join(r.output[n], ""))
+			r.say("FAIL %s\n%s", e.Package, strings.Join(r.output[n], ""))
 		}
 		if e.Action != "skip" {
-			fmt.Fprintf(r.out, "%-6s %-60s %6.1fs\n", e.Action, e.Package, e.Elapsed)
+			r.say("%-6s %-60s %6.1fs\n", e.Action, e.Package, e.Elapsed)
 		}
 		return
 	}
 	r.result[n] = e.Action
 	if e.Action == "fail" {
-		fmt.Fprintf(r.out, "--- FAIL: %s %s\n%s", n.pkg, n.test, strings.Join(r.output[n], ""))
+		r.say("--- FAIL: %s %s\n%s", n.pkg, n.test, strings.Join(r.output[n], ""))
 	}
 	delete(r.output, n)
 }
@@ -149,24 +156,24 @@ func (r *report) close(needAll bool, took time.Duration) bool {
 	}
 	good := count["fail"] == 0 && len(r.broken) == 0 && count["pass"] > 0
 	all := []string{real.Keystone, real.Glance, real.Nova, real.Placement, real.RabbitMQ, real.MariaDB, real.Ceph}
-	fmt.Fprintln(r.out, "\nTests that passed against real services:")
+	r.say("\nTests that passed against real services:\n")
 	for _, s := range slices.Sorted(maps.Keys(perService)) {
-		fmt.Fprintf(r.out, "  %-10s %4d\n", s, perService[s])
+		r.say("  %-10s %4d\n", s, perService[s])
 	}
 	for _, s := range all {
 		if needAll && perService[s] == 0 {
-			fmt.Fprintf(r.out, "  %-10s    0: no test used the real %s\n", s, s)
+			r.say("  %-10s    0: no test used the real %s\n", s, s)
 			good = false
 		}
 	}
 	slices.Sort(skipped)
 	if len(skipped) > 0 {
-		fmt.Fprintf(r.out, "Skipped:\n  %s\n", strings.Join(skipped, "\n  "))
+		r.say("Skipped:\n  %s\n", strings.Join(skipped, "\n  "))
 		good = good && !needAll
 	}
 	for _, pkg := range r.broken {
-		fmt.Fprintf(r.out, "Broken: %s\n", pkg)
+		r.say("Broken: %s\n", pkg)
 	}
-	fmt.Fprintf(r.out, "in %s\n%d passed, %d failed, %d skipped\n", took.Round(time.Second), count["pass"], count["fail"]+len(r.broken), count["skip"])
-	return good
+	r.say("in %s\n%d passed, %d failed, %d skipped\n", took.Round(time.Second), count["pass"], count["fail"]+len(r.broken), count["skip"])
+	return good && r.lost == nil
 }

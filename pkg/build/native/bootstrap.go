@@ -53,14 +53,15 @@ func (m *making) makeDisk(ctx context.Context) error {
 	if m.session, err = disk.OpenSession(ctx, m.work); err != nil {
 		return err
 	}
-	m.root, err = m.session.MountRaw(ctx, m.rawPath(), rootStart, rootLength, "ext4", "noatime")
+	// Without its journal: a build that breaks off is thrown away, and what the journal holds would be in the image.
+	m.root, err = m.session.MountRaw(ctx, m.rawPath(), rootStart, rootLength, "ext4", "noatime,noload")
 	return err
 }
 
 // bootstrap fetches and unpacks the essential packages and apt. The extract variant runs nothing of the image, so it
 // may run outside of the sandbox; it still gets a pid namespace, so that all of it ends with us.
 func (m *making) bootstrap(ctx context.Context) error {
-	addr, stop, err := serveProxy(ctx, m.builder.cfg.Proxy)
+	addr, stop, err := serveProxy(ctx, m.proxy)
 	if err != nil {
 		return err
 	}
@@ -115,6 +116,6 @@ func serveProxy(ctx context.Context, h http.Handler) (addr string, stop func(), 
 	srv := &http.Server{Handler: h, ReadHeaderTimeout: 30 * time.Second}
 	go srv.Serve(l) //nolint:errcheck // ends with Close
 	return l.Addr().String(), func() {
-		srv.Close() //nolint:errcheck,gosec // its clients have ended
+		srv.Close() //nolint:errcheck // its clients have ended
 	}, nil
 }

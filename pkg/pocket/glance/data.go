@@ -185,7 +185,7 @@ func (s *Service) open(c wire.Caller, id string) (*image, *os.File, error) {
 	if len(i.stores) == 0 {
 		return i, nil, nil
 	}
-	f, err := os.Open(s.path("stores", i.stores[0], id))
+	f, err := os.Open(s.path("stores", i.stores[0], i.id))
 	if errors.Is(err, fs.ErrNotExist) {
 		return i, nil, nil
 	}

@@ -40,12 +40,12 @@ func (s *Server) createContainer(c *call) (answer, error) {
 	s.containers = append(s.containers, row)
 	node, err := s.schedule(row, wanted)
 	if err != nil {
-		row.failIt(errors.New("Unexpected exception occurred."), false) //nolint:revive,staticcheck // Zun's sentence
+		row.failIt(errors.New("Unexpected exception occurred."), false) //nolint:staticcheck // Zun's sentence
 		s.deps.Log.WithError(err).WithField("container", row.ID).Warning("a claim was overtaken")
 		return answer{}, s.broken()
 	}
 	if node == "" {
-		row.failIt(errors.New("There are not enough hosts available."), false) //nolint:revive,staticcheck // Zun's sentence
+		row.failIt(errors.New("There are not enough hosts available."), false) //nolint:staticcheck // Zun's sentence
 	}
 	result := answer{
 		status: http.StatusAccepted, body: s.view(c, row, true, true),
@@ -281,7 +281,7 @@ var errNotDocker = errors.New("not an image of container_format docker")
 func (s *Server) glanceImage(caller wire.Caller, ref string) (wire.Image, error) {
 	image, err := s.deps.Images.Get(caller, ref)
 	if err != nil || image.Status != "active" {
-		return image, errors.New("Image " + ref + " could not be found.") //nolint:revive,staticcheck // Zun's sentence
+		return image, errors.New("Image " + ref + " could not be found.")
 	}
 	if image.ContainerFormat != "docker" {
 		return image, errNotDocker
