@@ -13,9 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gophercloud/gophercloud/v2"
 	gopenstack "github.com/gophercloud/gophercloud/v2/openstack"
-	"github.com/gophercloud/gophercloud/v2/openstack/config/clouds"
 	"github.com/spf13/cobra"
 
 	"github.com/kiln-cloud/kiln/pkg/client"
@@ -71,18 +69,6 @@ func (a *app) connect(ctx context.Context) (*client.Client, error) {
 	}
 	endpoint = strings.TrimSuffix(strings.TrimSuffix(strings.TrimRight(endpoint, "/"), "/v1"), "/")
 	return &client.Client{Endpoint: endpoint, Token: func(context.Context) (string, error) { return provider.Token(), nil }}, nil
-}
-
-func credentials() (gophercloud.AuthOptions, gophercloud.EndpointOpts, error) {
-	if os.Getenv("OS_CLOUD") != "" {
-		opts, endpoint, _, err := clouds.Parse()
-		return opts, endpoint, err
-	}
-	opts, err := gopenstack.AuthOptionsFromEnv()
-	if err != nil {
-		return opts, gophercloud.EndpointOpts{}, fmt.Errorf("no login: set OS_CLOUD, or OS_AUTH_URL, OS_USERNAME, OS_PASSWORD and OS_PROJECT_NAME: %w", err)
-	}
-	return opts, gophercloud.EndpointOpts{Region: os.Getenv("OS_REGION_NAME")}, nil
 }
 
 // row is any resource as the API gives it.

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/openstack"
 )
 
@@ -51,11 +52,31 @@ func (c *Client) Validate(ctx context.Context, subject string, allowExpired bool
 		query.Set("allow_expired", "1")
 	}
 	var answer struct {
-		Token Token `json:"token"`
+		Token struct {
+			Token
+			Expires string `json:"expires_at"`
+		} `json:"token"`
 	}
 	err := c.service.Read(ctx, openstack.Call{
 		Operation: "validate", Method: http.MethodGet, Path: "auth/tokens", Query: query, Out: &answer,
 		Header: map[string]string{"X-Subject-Token": subject},
 	})
-	return answer.Token, err
+	if err != nil {
+		return Token{}, err
+	}
+	answer.Token.ExpiresAt, err = parseTime(answer.Token.Expires)
+	return answer.Token.Token, err
+}
+
+// parseTime reads Keystone's times. That of a token which ends with its application credential has no zone
+// (https://opendev.org/openstack/keystone/src/branch/stable/zed/keystone/auth/plugins/application_credential.py).
+func parseTime(text string) (time.Time, error) {
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		t, err = time.ParseInLocation("2006-01-02T15:04:05", text, time.UTC)
+	}
+	if err != nil {
+		err = errs.Wrap(err, errs.Unavailable, "kiln.keystone.answer", "keystone gives %q as the end of a token", text)
+	}
+	return t, err
 }
