@@ -44,7 +44,12 @@ func (s *Server) build(parent context.Context, i *instance, want destination) {
 	zone := s.zoneOf(h.Name)
 	_, scheduled, _ := s.change(i.ID, func(i *instance) { i.Zone = zone })
 	s.notifyInstance(ask, "compute:"+h.Name, "instance.create.start", scheduled)
-	before, after, _ := s.change(i.ID, func(i *instance) { i.Host, i.TaskState = h.Name, "spawning" })
+	before, after, _ := s.change(i.ID, func(i *instance) {
+		i.Host = h.Name
+		if i.TaskState != "deleting" { // a delete that came meanwhile keeps its own
+			i.TaskState = "spawning"
+		}
+	})
 	s.notifyUpdate(ask, before, after)
 
 	if err := h.driver.spawn(ctx, s.deps.Images, ask.caller, after); err != nil {

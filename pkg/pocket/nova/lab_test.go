@@ -25,6 +25,7 @@ type lab struct {
 
 	mu   sync.Mutex
 	seen []note
+	hold func(n note) // where set, the sender of a notification waits for it
 }
 
 // note is one notification, decoded.
@@ -71,8 +72,12 @@ func (l *lab) note(exchange, key string, body []byte) {
 		l.t.Errorf("a notification that cannot be read: %s", body)
 	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.seen = append(l.seen, n)
+	hold := l.hold
+	l.mu.Unlock()
+	if hold != nil {
+		hold(n)
+	}
 }
 
 // notes are the notifications of an event so far.
@@ -137,6 +142,11 @@ func (l *lab) image(format string, data []byte) string {
 // boot creates a server of kiln.tiny and waits for a status.
 func (l *lab) boot(image, host, status string) map[string]any {
 	l.t.Helper()
+	return l.until(l.create(image, host), status)
+}
+
+func (l *lab) create(image, host string) string {
+	l.t.Helper()
 	_, flavors := l.call(http.MethodGet, l.compute("/flavors"), nil, http.StatusOK)
 	list, _ := flavors["flavors"].([]any)
 	tiny, _ := list[0].(map[string]any)
@@ -144,7 +154,7 @@ func (l *lab) boot(image, host, status string) map[string]any {
 		"name": "guest", "imageRef": image, "flavorRef": tiny["id"], "networks": "none", "host": host,
 	}}, http.StatusAccepted)
 	view, _ := made["server"].(map[string]any)
-	return l.until(fmt.Sprint(view["id"]), status)
+	return fmt.Sprint(view["id"])
 }
 
 func (l *lab) until(id, status string) map[string]any {

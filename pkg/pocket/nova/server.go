@@ -225,12 +225,15 @@ func (s *Server) deleteServer(c *call) (answer, error) {
 
 // destroy ends the build that is under way, then the guest, gives back its allocation and forgets it.
 func (s *Server) destroy(i instance, ask request) {
-	s.mu.Lock()
-	cancel := s.instances[i.ID].cancel
-	s.mu.Unlock()
-	cancel()
+	_, i, gone := s.change(i.ID, func(*instance) {})
+	if gone {
+		return
+	}
+	i.cancel()
 	<-i.built
-	_, i, _ = s.change(i.ID, func(*instance) {}) // the build may have moved it
+	if _, i, gone = s.change(i.ID, func(*instance) {}); gone { // the build may have moved it
+		return
+	}
 	publisher := "compute:" + i.Host
 	if h := s.host(i.Host); h != nil {
 		s.notifyAction(ask, publisher, "instance.delete.start", i)
