@@ -4,7 +4,6 @@ package api
 
 import (
 	"context"
-	"io"
 	"net/http"
 	"strings"
 	"time"
@@ -21,6 +20,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/event"
 	"github.com/kiln-cloud/kiln/pkg/identity"
 	"github.com/kiln-cloud/kiln/pkg/job"
+	"github.com/kiln-cloud/kiln/pkg/log"
 	"github.com/kiln-cloud/kiln/pkg/placement"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
 )
@@ -116,9 +116,7 @@ func (d *Deps) defaults() {
 		d.Registry = prometheus.NewRegistry()
 	}
 	if d.Log == nil {
-		silent := logrus.New()
-		silent.SetOutput(io.Discard)
-		d.Log = silent
+		d.Log = log.Discard()
 	}
 	if d.Now == nil {
 		d.Now = time.Now

@@ -8,13 +8,13 @@ import (
 	"sync"
 
 	"github.com/gophercloud/gophercloud/v2/openstack/config/clouds"
-	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
 	"github.com/kiln-cloud/kiln/pkg/bus"
 	"github.com/kiln-cloud/kiln/pkg/cache"
 	"github.com/kiln-cloud/kiln/pkg/client"
 	"github.com/kiln-cloud/kiln/pkg/demo"
+	"github.com/kiln-cloud/kiln/pkg/log"
 	"github.com/kiln-cloud/kiln/pkg/openstack"
 	"github.com/kiln-cloud/kiln/pkg/openstack/nova"
 	"github.com/kiln-cloud/kiln/pkg/openstack/placement"
@@ -149,9 +149,7 @@ func watchDownloads(ctx context.Context, transport string) (*downloadWatch, erro
 	if err != nil {
 		return nil, err
 	}
-	quiet := logrus.New()
-	quiet.SetOutput(io.Discard)
-	b, err := bus.NewRabbit(bus.RabbitConfig{URLs: urls, Name: "kiln story", Log: quiet})
+	b, err := bus.NewRabbit(bus.RabbitConfig{URLs: urls, Name: "kiln story", Log: log.Discard()})
 	if err != nil {
 		return nil, err
 	}

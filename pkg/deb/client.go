@@ -23,6 +23,7 @@ import (
 	"github.com/ulikunitz/xz"
 
 	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/log"
 )
 
 // Limits of what a mirror may answer, in bytes.
@@ -70,9 +71,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		cfg.Now = time.Now
 	}
 	if cfg.Log == nil {
-		quiet := logrus.New()
-		quiet.SetOutput(io.Discard)
-		cfg.Log = quiet
+		cfg.Log = log.Discard()
 	}
 	keys, err := readKeyring(cfg.Keyring)
 	if err != nil {

@@ -38,6 +38,13 @@ func New(c Config) *logrus.Logger {
 	return l
 }
 
+// Discard is a logger for parts that were given none.
+func Discard() *logrus.Logger {
+	l := logrus.New()
+	l.SetOutput(io.Discard)
+	return l
+}
+
 const timeLayout = "2006-01-02 15:04:05.000"
 
 // Oslo writes lines as oslo.log does by default: time, pid, level, name, [request user project], text.

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"database/sql"
-	"io"
 	"maps"
 	"net/url"
 	"path/filepath"
@@ -13,16 +12,9 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 	"github.com/jmoiron/sqlx"
-	"github.com/sirupsen/logrus"
 
 	"github.com/kiln-cloud/kiln/pkg/errs"
 )
-
-func silent() logrus.FieldLogger {
-	l := logrus.New()
-	l.SetOutput(io.Discard)
-	return l
-}
 
 // mysqlConfig is the driver's configuration with what this package counts on.
 func (db *DB) mysqlConfig() (*mysql.Config, error) {

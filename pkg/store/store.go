@@ -18,6 +18,7 @@ import (
 	_ "modernc.org/sqlite" // the database/sql driver "sqlite"
 
 	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/log"
 )
 
 // The drivers.
@@ -75,7 +76,7 @@ func (c *Config) defaults() {
 		c.LockWait = 3 * time.Second
 	}
 	if c.Log == nil {
-		c.Log = silent()
+		c.Log = log.Discard()
 	}
 	if c.Now == nil {
 		c.Now = time.Now

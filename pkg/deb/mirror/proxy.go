@@ -5,7 +5,6 @@ package mirror
 import (
 	"context"
 	"errors"
-	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -18,6 +17,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/log"
 )
 
 // Config says what a proxy serves. Upstreams and Dir are needed.
@@ -62,9 +62,7 @@ func New(cfg Config) (*Proxy, error) {
 		cfg.Transport = http.DefaultTransport
 	}
 	if cfg.Log == nil {
-		quiet := logrus.New()
-		quiet.SetOutput(io.Discard)
-		cfg.Log = quiet
+		cfg.Log = log.Discard()
 	}
 	p := &Proxy{cfg: cfg, flights: map[string]*flight{}}
 	for _, base := range cfg.Upstreams {
