@@ -21,6 +21,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/cache/cachetest"
 	"github.com/kiln-cloud/kiln/pkg/ceph"
 	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/testkit/real"
 )
 
 const writerEnv = "KILN_TEST_CEPH_WRITER"
@@ -54,6 +55,7 @@ func place(t testing.TB) (namespace string, ioctx *rados.IOContext) {
 	if os.Getenv("KILN_TEST_CEPH_CONF") == "" {
 		t.Fatal(`KILN_TEST_CEPH_CONF is not set: run tools/cloud up and eval "$(tools/cloud env)"`)
 	}
+	real.Uses(t, real.Ceph)
 	conn, err := rados.NewConnWithUser("cluster-a")
 	if err == nil {
 		err = conn.ReadConfigFile(os.Getenv("KILN_TEST_CEPH_CONF"))

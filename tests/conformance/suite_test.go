@@ -13,6 +13,7 @@ import (
 
 	"github.com/kiln-cloud/kiln/pkg/pocket"
 	"github.com/kiln-cloud/kiln/pkg/pocket/wire"
+	"github.com/kiln-cloud/kiln/pkg/testkit/real"
 )
 
 // Target is the cloud that the suite runs against. Its users are those that tools/cloud makes.
@@ -28,19 +29,25 @@ type Target struct {
 var areas = []struct {
 	name string
 	test func(t *testing.T, target Target)
+	uses []string
 }{
-	{"keystone", testKeystone},
-	{"glance", testGlance},
-	{"placement", testPlacement},
-	{"nova", testNova},
-	{"notifications", testNotifications},
-	{"gophercloud", testGophercloud},
+	{"keystone", testKeystone, []string{real.Keystone}},
+	{"glance", testGlance, []string{real.Keystone, real.Glance}},
+	{"placement", testPlacement, []string{real.Keystone, real.Placement}},
+	{"nova", testNova, []string{real.Keystone, real.Nova, real.Placement, real.Glance}},
+	{"notifications", testNotifications, []string{real.Glance, real.RabbitMQ}},
+	{"gophercloud", testGophercloud, []string{real.Keystone, real.Glance, real.Nova}},
 }
 
 func runSuite(t *testing.T, target Target) {
 	t.Helper()
 	for _, area := range areas {
-		t.Run(area.name, func(t *testing.T) { area.test(t, target) })
+		t.Run(area.name, func(t *testing.T) {
+			if target.Real {
+				real.Uses(t, area.uses...)
+			}
+			area.test(t, target)
+		})
 	}
 }
 

@@ -103,6 +103,19 @@ func (r *report) end(n name, e event) {
 	delete(r.output, n)
 }
 
+// unfinished is what the tests said that the package's end cut off: where a run timed out, the stacks are in it.
+func (r *report) unfinished(pkg string) string {
+	const most = 20_000
+	var b strings.Builder
+	for n, lines := range r.output {
+		if n.pkg == pkg && n.test != "" {
+			text := strings.Join(lines, "")
+			fmt.Fprintf(&b, "--- CUT OFF: %s\n%s", n.test, text[:min(len(text), most)])
+		}
+	}
+	return b.String()
+}
+
 func (r *report) failedIn(pkg string) bool {
 	for n, result := range r.result {
 		if n.pkg == pkg && result == "fail" {

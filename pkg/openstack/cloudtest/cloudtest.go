@@ -8,6 +8,7 @@ import (
 
 	"github.com/kiln-cloud/kiln/pkg/openstack"
 	"github.com/kiln-cloud/kiln/pkg/pocket"
+	"github.com/kiln-cloud/kiln/pkg/testkit/real"
 )
 
 // Pocket starts a pocket cloud that ends with the test, and connects to it as Kiln's own user.
@@ -44,9 +45,10 @@ func As(t *testing.T, cfg openstack.Config) *openstack.Cloud {
 	return c
 }
 
-// Real connects to the cloud of `tools/cloud up` as the user in the project. Short tests skip it; the others fail
+// Real connects to the cloud of `tools/cloud up` as the user in the project, and says which of its services the
+// test uses (Keystone always). Short tests skip it; the others fail
 // where it is not up.
-func Real(t *testing.T, user, project string) *openstack.Cloud {
+func Real(t *testing.T, user, project string, services ...string) *openstack.Cloud {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("needs the real cloud: tools/cloud up, then run without -short")
@@ -55,5 +57,6 @@ func Real(t *testing.T, user, project string) *openstack.Cloud {
 	if url == "" || password == "" {
 		t.Fatal(`KILN_TEST_AUTH_URL and KILN_TEST_PASSWORD are not set: run tools/cloud up and eval "$(tools/cloud env)"`)
 	}
+	real.Uses(t, append(services, real.Keystone)...)
 	return As(t, openstack.Config{AuthURL: url, Password: password, Username: user, ProjectName: project, Interface: "public"})
 }

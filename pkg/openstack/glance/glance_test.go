@@ -23,6 +23,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/openstack/glance"
 	"github.com/kiln-cloud/kiln/pkg/pocket"
 	"github.com/kiln-cloud/kiln/pkg/pocket/wire"
+	"github.com/kiln-cloud/kiln/pkg/testkit/real"
 )
 
 func newImage() catalog.NewGlanceImage {
@@ -61,7 +62,7 @@ func TestPocketImageLife(t *testing.T) {
 }
 
 func TestRealImageLife(t *testing.T) {
-	imageLife(t, glance.New(cloudtest.Real(t, "kiln", "service")))
+	imageLife(t, glance.New(cloudtest.Real(t, "kiln", "service", real.Glance)))
 }
 
 // imageLife is what builds and upgrades do with an image, on both clouds.
@@ -112,7 +113,7 @@ func imageLife(t *testing.T, c *glance.Client) {
 }
 
 func TestRealIDsAreUsedOnce(t *testing.T) {
-	c := glance.New(cloudtest.Real(t, "kiln", "service"))
+	c := glance.New(cloudtest.Real(t, "kiln", "service", real.Glance))
 	n := newImage()
 	create(t, c, n)
 	if err := c.DeleteImage(t.Context(), n.ID); err != nil {
@@ -156,7 +157,7 @@ func TestPocketUploadThatBreaksLeavesNothing(t *testing.T) {
 }
 
 func TestRealUploadThatBreaksLeavesNothing(t *testing.T) {
-	brokenUploads(t, glance.New(cloudtest.Real(t, "kiln", "service")))
+	brokenUploads(t, glance.New(cloudtest.Real(t, "kiln", "service", real.Glance)))
 }
 
 func brokenUploads(t *testing.T, c *glance.Client) {
@@ -275,7 +276,7 @@ func TestPocketStores(t *testing.T) {
 }
 
 func TestRealStores(t *testing.T) {
-	stores(t, glance.New(cloudtest.Real(t, "kiln", "service")))
+	stores(t, glance.New(cloudtest.Real(t, "kiln", "service", real.Glance)))
 }
 
 // stores copies an image into a second store and reads where it is.

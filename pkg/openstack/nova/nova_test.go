@@ -22,6 +22,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/placement"
 	"github.com/kiln-cloud/kiln/pkg/pocket"
 	"github.com/kiln-cloud/kiln/pkg/pocket/wire"
+	"github.com/kiln-cloud/kiln/pkg/testkit/real"
 )
 
 func TestPocketServerLife(t *testing.T) {
@@ -32,7 +33,7 @@ func TestPocketServerLife(t *testing.T) {
 }
 
 func TestRealServerLife(t *testing.T) {
-	serverLife(t, cloudtest.Real(t, "kiln", "service"), cloudtest.Real(t, "demo", "demo"), "kiln.tiny")
+	serverLife(t, cloudtest.Real(t, "kiln", "service", real.Nova), cloudtest.Real(t, "demo", "demo"), "kiln.tiny")
 }
 
 // serverLife places a server for another project on a host, as the engine does.
@@ -179,7 +180,7 @@ func TestPocketPrecache(t *testing.T) {
 }
 
 func TestRealPrecache(t *testing.T) {
-	precache(t, cloudtest.Real(t, "kiln", "service"), "fake1.kiln.test")
+	precache(t, cloudtest.Real(t, "kiln", "service", real.Nova), "fake1.kiln.test")
 }
 
 func precache(t *testing.T, kiln *openstack.Cloud, host string) {

@@ -13,6 +13,7 @@ import (
 	client "github.com/kiln-cloud/kiln/pkg/openstack/placement"
 	"github.com/kiln-cloud/kiln/pkg/placement"
 	"github.com/kiln-cloud/kiln/pkg/pocket"
+	"github.com/kiln-cloud/kiln/pkg/testkit/real"
 )
 
 func TestPocketClaims(t *testing.T) {
@@ -20,7 +21,7 @@ func TestPocketClaims(t *testing.T) {
 	claims(t, cloud)
 }
 
-func TestRealClaims(t *testing.T) { claims(t, cloudtest.Real(t, "kiln", "service")) }
+func TestRealClaims(t *testing.T) { claims(t, cloudtest.Real(t, "kiln", "service", real.Placement)) }
 
 // newProvider makes a provider that no service knows.
 func newProvider(t *testing.T, cloud *openstack.Cloud) string {

@@ -19,6 +19,8 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 	"github.com/google/uuid"
+
+	"github.com/kiln-cloud/kiln/pkg/testkit/real"
 )
 
 // EnvDSN names a server for tests, without a database: "root:pw@tcp(127.0.0.1:3306)/".
@@ -34,6 +36,7 @@ var shared struct {
 // private server when the last test that uses it ends.
 func New(t *testing.T) string {
 	t.Helper()
+	real.Uses(t, real.MariaDB)
 	base := os.Getenv(EnvDSN)
 	if base == "" {
 		base = share(t).DSN()
@@ -46,13 +49,9 @@ func share(t *testing.T) *Server {
 	shared.Lock()
 	defer shared.Unlock()
 	if shared.server == nil {
-		dir, err := os.MkdirTemp("", "kiln-mariadb-") //nolint:usetesting // it outlives the test that made it
+		s, err := Launch()
 		if err != nil {
 			t.Fatal(err)
-		}
-		s, err := start(dir)
-		if err != nil {
-			t.Fatal(errors.Join(err, os.RemoveAll(dir)))
 		}
 		shared.server = s
 	}
@@ -64,7 +63,7 @@ func share(t *testing.T) *Server {
 		if shared.users == 0 {
 			s := shared.server
 			shared.server = nil
-			if err := errors.Join(s.Stop(), os.RemoveAll(s.dir)); err != nil {
+			if err := s.Remove(); err != nil {
 				t.Error(err)
 			}
 		}
@@ -78,7 +77,7 @@ func create(t *testing.T, base string) string {
 	if err != nil {
 		t.Fatalf("%s: %v", EnvDSN, err)
 	}
-	name := "kiln_" + strings.ReplaceAll(uuid.NewString(), "-", "")[:16]
+	name := newName()
 	if err := admin(base, "CREATE DATABASE "+name); err != nil {
 		t.Fatal(err)
 	}
@@ -113,41 +112,69 @@ type Server struct {
 // StartServer starts a server of the test's own, which ends with the test.
 func StartServer(t *testing.T) *Server {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "kiln-mariadb-") //nolint:usetesting // a socket's path must be short
+	real.Uses(t, real.MariaDB)
+	s, err := Launch()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := start(dir)
-	if err != nil {
-		t.Fatal(errors.Join(err, os.RemoveAll(dir)))
-	}
 	t.Cleanup(func() {
-		if err := errors.Join(s.Stop(), os.RemoveAll(dir)); err != nil {
+		if err := s.Remove(); err != nil {
 			t.Error(err)
 		}
 	})
 	return s
 }
 
+// Launch starts a server that lives until Remove, for the tests of a package that share one.
+func Launch() (*Server, error) {
+	dir, err := os.MkdirTemp("", "kiln-mariadb-") // a socket's path must be short
+	if err != nil {
+		return nil, err
+	}
+	s, err := start(dir)
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return s, nil
+}
+
+// Remove ends the server and deletes its data.
+func (s *Server) Remove() error { return errors.Join(s.Stop(), os.RemoveAll(s.dir)) }
+
+// Running tells whether the server was started and not ended by the test since.
+func (s *Server) Running() bool { return s.cmd != nil }
+
 // DSN is the server's, without a database.
 func (s *Server) DSN() string { return "root@unix(" + s.dir + "/sock)/" }
 
-// NewDatabase makes a database on the server and gives its DSN.
+// NewDatabase makes a database on the server and gives its DSN. It goes with the server.
 func (s *Server) NewDatabase(t *testing.T) string {
 	t.Helper()
 	cfg, err := mysql.ParseDSN(s.DSN())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := admin(s.DSN(), "CREATE DATABASE kiln"); err != nil {
+	cfg.DBName = newName()
+	if err := admin(s.DSN(), "CREATE DATABASE "+cfg.DBName); err != nil {
 		t.Fatal(err)
 	}
-	cfg.DBName = "kiln"
 	return cfg.FormatDSN()
 }
 
+// Connection writes the DSN of one of the server's databases as OpenStack services have it in [database] connection.
+func (s *Server) Connection(t *testing.T, dsn string) string {
+	t.Helper()
+	cfg, err := mysql.ParseDSN(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "mysql+pymysql://" + cfg.User + "@localhost/" + cfg.DBName + "?unix_socket=" + cfg.Addr
+}
+
+func newName() string { return "kiln_" + strings.ReplaceAll(uuid.NewString(), "-", "")[:16] }
+
 func start(dir string) (*Server, error) {
-	install := exec.CommandContext(context.Background(), "mariadb-install-db", "--no-defaults", "--datadir="+dir+"/data", "--user="+account(), //nolint:gosec // a test's own folder
+	install := exec.CommandContext(context.Background(), "mariadb-install-db", "--no-defaults", "--datadir="+dir+"/data", "--user="+account(),
 		"--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve")
 	if out, err := install.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("mariadb-install-db (Debian package mariadb-server): %w\n%s", err, out)
@@ -175,7 +202,7 @@ func (s *Server) Start() error {
 		return err
 	}
 	// Flushing to the kernel (2) is what a kill -9 of the server needs to lose nothing; the disk itself is not tested.
-	cmd := exec.CommandContext(context.Background(), path, "--no-defaults", "--datadir="+s.dir+"/data", "--user="+account(), //nolint:gosec // a test's own folder
+	cmd := exec.CommandContext(context.Background(), path, "--no-defaults", "--datadir="+s.dir+"/data", "--user="+account(),
 		"--socket="+s.dir+"/sock", "--pid-file="+s.dir+"/pid", "--skip-networking", "--skip-log-bin", "--performance-schema=OFF",
 		"--innodb-flush-log-at-trx-commit=2", "--innodb-doublewrite=0", "--innodb-buffer-pool-size=32M", "--max-connections=400")
 	cmd.Stdout, cmd.Stderr = log, log

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/kiln-cloud/kiln/pkg/testkit/real"
 )
 
 // EnvURL names a broker for tests: "amqp://user:pw@127.0.0.1:5672/".
@@ -33,13 +35,14 @@ var shared struct {
 // queues. The private broker goes when the last test that uses it ends.
 func New(t *testing.T) string {
 	t.Helper()
+	real.Uses(t, real.RabbitMQ)
 	if u := os.Getenv(EnvURL); u != "" {
 		return u
 	}
 	shared.Lock()
 	defer shared.Unlock()
 	if shared.server == nil {
-		s, err := start()
+		s, err := Launch()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -53,7 +56,7 @@ func New(t *testing.T) string {
 		if shared.users == 0 {
 			s := shared.server
 			shared.server = nil
-			if err := s.remove(); err != nil {
+			if err := s.Remove(); err != nil {
 				t.Error(err)
 			}
 		}
@@ -72,22 +75,27 @@ type Server struct {
 // StartServer starts a broker of the test's own, which ends with the test.
 func StartServer(t *testing.T) *Server {
 	t.Helper()
-	s, err := start()
+	real.Uses(t, real.RabbitMQ)
+	s, err := Launch()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := s.remove(); err != nil {
+		if err := s.Remove(); err != nil {
 			t.Error(err)
 		}
 	})
 	return s
 }
 
+// Transport is URL as OpenStack services have it in [DEFAULT] transport_url.
+func (s *Server) Transport() string { return "rabbit" + strings.TrimPrefix(s.URL(), "amqp") }
+
 // URL is the broker's address with its test user.
 func (s *Server) URL() string { return "amqp://kiln:kiln@127.0.0.1:" + strconv.Itoa(s.port) + "/" }
 
-func start() (*Server, error) {
+// Launch starts a broker that lives until Remove, for the tests of a package that share one.
+func Launch() (*Server, error) {
 	dir, err := os.MkdirTemp("", "kiln-rabbit-")
 	if err != nil {
 		return nil, err
@@ -98,7 +106,7 @@ func start() (*Server, error) {
 	}
 	s := &Server{dir: dir, port: ports[0], dist: ports[1], epmd: ports[2]}
 	if err := errors.Join(s.configure(), s.Start()); err != nil {
-		return nil, errors.Join(err, s.remove())
+		return nil, errors.Join(err, s.Remove())
 	}
 	return s, nil
 }
@@ -229,9 +237,12 @@ func (s *Server) end(sig syscall.Signal) error {
 	return nil
 }
 
-// remove ends everything and deletes the state. The port mapper (epmd) is a daemon of its own group; it is found
+// Running tells whether the broker was started and not ended by the test since.
+func (s *Server) Running() bool { return s.cmd != nil }
+
+// Remove ends everything and deletes the state. The port mapper (epmd) is a daemon of its own group; it is found
 // by the port that only this broker uses.
-func (s *Server) remove() error {
+func (s *Server) Remove() error {
 	err := s.Stop()
 	return errors.Join(err, s.endPortMapper(), os.RemoveAll(s.dir))
 }
