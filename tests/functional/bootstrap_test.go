@@ -10,10 +10,7 @@ import (
 
 func TestRealBootstrap(t *testing.T) {
 	s := kiln(t)
-	for _, want := range []string{"made the user " + name(s.id, "service"), "inherit", name(s.id, "region")} {
-		if want == "inherit" {
-			want = "gave the role admin in all projects"
-		}
+	for _, want := range []string{"made the user " + name(s.id, "service"), "gave the role admin in all projects", name(s.id, "region")} {
 		if !strings.Contains(s.bootstrapped, want) {
 			t.Errorf("the first bootstrap said nothing of %q:\n%s", want, s.bootstrapped)
 		}
@@ -36,15 +33,16 @@ func TestRealBootstrap(t *testing.T) {
 		"OS_PROJECT_NAME=" + name(s.id, "project"), "OS_USER_DOMAIN_NAME=Default", "OS_PROJECT_DOMAIN_NAME=Default",
 		"OS_USER_DOMAIN_ID=", "OS_PROJECT_DOMAIN_ID=", "OS_CLOUD=", "KILN_ENDPOINT=", "OS_REGION_NAME=" + name(s.id, "region"),
 	}
-	out, err := command(t.Context(), env, filepath.Join(s.bin, "kiln"), "node", "list", "-f", "json")
+	src := s.source(t)
+	out, err := command(t.Context(), env, filepath.Join(s.bin, "kiln"), "source", "list", "-f", "json")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var nodes []struct{ Name string }
-	if err := json.Unmarshal([]byte(out), &nodes); err != nil || len(nodes) < 4 {
-		t.Errorf("kiln node list gives %v, error %v", nodes, err)
+	var sources []struct{ ID string }
+	if err := json.Unmarshal([]byte(out), &sources); err != nil || len(sources) != 1 || sources[0].ID != src.ID {
+		t.Errorf("kiln source list gives %v, error %v", sources, err)
 	}
-	if out, err := command(t.Context(), append(env, "OS_REGION_NAME=nowhere"), filepath.Join(s.bin, "kiln"), "node", "list"); err == nil || !strings.Contains(out, "bootstrap") {
+	if out, err := command(t.Context(), append(env, "OS_REGION_NAME=nowhere"), filepath.Join(s.bin, "kiln"), "source", "list"); err == nil || !strings.Contains(out, "bootstrap") {
 		t.Errorf("in a region without Kiln: error %v, output %q", err, out)
 	}
 }
