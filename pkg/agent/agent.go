@@ -97,7 +97,8 @@ func (a *Agent) Serve(ctx context.Context) error {
 // keepYoung renews the times of planted files: Nova's cache manager removes unused ones that are older than a
 // day (remove_unused_original_minimum_age_seconds), and a copy is there to be unused.
 func (a *Agent) keepYoung(ctx context.Context) error {
-	copies, err := a.Store.ListCopies(ctx, listing.All().Where("node", a.Node).Where("state", string(cache.CopyVerified)))
+	q := listing.All().Where("node", a.Node).Where("state", string(cache.CopyVerified))
+	copies, err := listing.Read(ctx, q, a.Store.ListCopies, func(c cache.Copy) string { return c.ID })
 	if err != nil {
 		return err
 	}

@@ -177,18 +177,13 @@ func (s *Service) Cancelled(ctx context.Context, by job.By, j job.Job) error {
 
 // first looks through all copies of a cluster, page by page.
 func (s *Service) first(ctx context.Context, cluster string, match func(Copy) bool) (*Copy, error) {
-	q := listing.All().Where("cluster", cluster)
-	for {
-		page, err := s.Store.ListCopies(ctx, q)
+	for c, err := range listing.Rows(ctx, listing.All().Where("cluster", cluster), s.Store.ListCopies, func(c Copy) string { return c.ID }) {
 		if err != nil {
 			return nil, err
 		}
-		if i := slices.IndexFunc(page, match); i >= 0 {
-			return &page[i], nil
+		if match(c) {
+			return &c, nil
 		}
-		if len(page) < q.Limit {
-			return nil, nil
-		}
-		q.Marker = page[len(page)-1].ID
 	}
+	return nil, nil
 }

@@ -70,19 +70,17 @@ func (e *Engine) openClaims(ctx context.Context) ([]placement.Claim, error) {
 	var all []placement.Claim
 	for _, state := range []placement.ClaimState{placement.ClaimHeld, placement.ClaimConfirmed} {
 		q := listing.All().Where("state", string(state))
-		for {
-			page, err := e.Store.ListClaims(ctx, q)
-			if err != nil {
-				return nil, err
-			}
-			all = append(all, page...)
-			if len(page) < q.Limit {
-				break
-			}
-			q.Marker = page[len(page)-1].ID
+		claims, err := listing.Read(ctx, q, e.Store.ListClaims, func(c placement.Claim) string { return c.ID })
+		if err != nil {
+			return nil, err
 		}
+		all = append(all, claims...)
 	}
 	return all, nil
+}
+
+func (e *Engine) nodes(ctx context.Context) ([]placement.Node, error) {
+	return listing.Read(ctx, listing.All(), e.Store.ListNodes, func(n placement.Node) string { return n.Name })
 }
 
 func (e *Engine) syncNode(ctx context.Context, n placement.Node, claims []placement.Claim) error {

@@ -162,7 +162,8 @@ func (h *placeHandler) ask(ctx context.Context, w placement.Workload) (placement
 	if w.ImageID == "" {
 		return ask, nil
 	}
-	copies, err := h.Store.ListCopies(ctx, listing.All().Where("image_id", w.ImageID).Where("state", string(cache.CopyVerified)))
+	q := listing.All().Where("image_id", w.ImageID).Where("state", string(cache.CopyVerified))
+	copies, err := listing.Read(ctx, q, h.Store.ListCopies, func(c cache.Copy) string { return c.ID })
 	for _, c := range copies {
 		if c.Node != "" {
 			ask.Planted[c.Node] = true
@@ -175,7 +176,7 @@ func (h *placeHandler) ask(ctx context.Context, w placement.Workload) (placement
 
 // hold takes the best node that the ledger still has room on.
 func (h *placeHandler) hold(ctx context.Context, w placement.Workload, ask placement.Ask) (placement.Node, error) {
-	nodes, err := h.Store.ListNodes(ctx, listing.All())
+	nodes, err := h.nodes(ctx)
 	if err != nil {
 		return placement.Node{}, err
 	}
@@ -263,7 +264,7 @@ func (h *placeHandler) confirmed(ctx context.Context, w placement.Workload, inst
 	if err != nil {
 		return placement.Claim{}, err
 	}
-	nodes, err := h.Store.ListNodes(ctx, listing.All())
+	nodes, err := h.nodes(ctx)
 	if err != nil {
 		return placement.Claim{}, err
 	}

@@ -27,7 +27,8 @@ type Query struct {
 	Limit     int
 }
 
-// All is the question for every row of every project, in the default order.
+// All is the question for the rows of every project, in the default order. It answers MaxLimit of them at the most:
+// where there may be more, ask through Rows or Read.
 func All() Query { return Query{Limit: MaxLimit} }
 
 // Where returns a copy of the query that also asks for field = value.

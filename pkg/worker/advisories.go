@@ -50,21 +50,15 @@ func (h *advisoryHandler) Run(ctx context.Context, r *job.Run) (job.Result, erro
 func (h *advisoryHandler) inspected(ctx context.Context) ([]catalog.Image, error) {
 	var all []catalog.Image
 	q := listing.All().Where("state", string(catalog.Inspected))
-	for {
-		page, err := h.Store.ListImages(ctx, q)
+	for img, err := range listing.Rows(ctx, q, h.Store.ListImages, func(i catalog.Image) string { return i.ID }) {
 		if err != nil {
 			return nil, err
 		}
-		for _, img := range page {
-			if img.Facts != nil && img.Facts.OS.ID == "debian" {
-				all = append(all, img)
-			}
+		if img.Facts != nil && img.Facts.OS.ID == "debian" {
+			all = append(all, img)
 		}
-		if len(page) < q.Limit {
-			return all, nil
-		}
-		q.Marker = page[len(page)-1].ID
 	}
+	return all, nil
 }
 
 func (h *advisoryHandler) read(ctx context.Context, r *job.Run, f *catalog.Facts) ([]*deb.Index, error) {
