@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kiln-cloud/kiln/pkg/catalog"
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/openstack"
 	"github.com/kiln-cloud/kiln/pkg/openstack/cloudtest"
@@ -233,8 +234,12 @@ func TestReadsAreRepeatedAndWritesAreNot(t *testing.T) {
 	if _, err := images.Images(t.Context(), map[string]string{"os_hidden": "false"}); err != nil {
 		t.Errorf("a read after two faults: %v", err)
 	}
-	cloud.Fail(wire.Match{Service: pocket.Image, Method: http.MethodDelete}, away, 1)
-	if err := images.DeleteImage(t.Context(), "x"); !errs.Is(err, errs.Unavailable) {
+	cloud.Fail(wire.Match{Service: pocket.Image, Method: http.MethodDelete}, away, 2)
+	if err := images.DeleteImage(t.Context(), "x"); !errs.Is(err, errs.NotFound) {
+		t.Errorf("a delete, which is safe to repeat, after two faults: %v", err)
+	}
+	cloud.Fail(wire.Match{Service: pocket.Image, Method: http.MethodPost}, away, 1)
+	if _, err := images.CreateImage(t.Context(), catalog.NewGlanceImage{Name: "x", DiskFormat: "raw", ContainerFormat: "bare"}); !errs.Is(err, errs.Unavailable) {
 		t.Errorf("a write was repeated: %v", err)
 	}
 }

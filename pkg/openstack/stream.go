@@ -58,7 +58,7 @@ func (s *Service) Upload(ctx context.Context, operation, path string, body io.Re
 	if err != nil {
 		return err
 	}
-	source := &uploadBody{r: body, guard: guard}
+	source := newUploadBody(moving, body, guard)
 	defer source.stop()
 	_, err = client.Request(withOperation(moving, s.about.Name, operation), http.MethodPut, s.url(client, path, nil), &gophercloud.RequestOpts{ //nolint:bodyclose // gophercloud closes it
 		RawBody: source, OkCodes: []int{http.StatusNoContent, http.StatusOK},
@@ -79,13 +79,41 @@ func stalledOr(ctx context.Context, err error) error {
 	return err
 }
 
-// uploadBody hides all but Read from the transport, which may still read after the answer came.
+// uploadBody is what the transport reads. The transport waits for its reader before it gives up, so a source that
+// stands still must not hold it: the source is read beside, and Read ends with the context.
 type uploadBody struct {
-	r     io.Reader
-	guard *stall
-	mu    sync.Mutex
-	ended bool
-	err   error // of the source, other than io.EOF
+	ctx    context.Context //nolint:containedctx // of the one upload
+	guard  *stall
+	blocks chan block
+	rest   []byte
+	mu     sync.Mutex
+	ended  bool
+	err    error // of the source, other than io.EOF
+}
+
+// block is one read of the source.
+type block struct {
+	data []byte
+	err  error
+}
+
+func newUploadBody(ctx context.Context, r io.Reader, guard *stall) *uploadBody {
+	b := &uploadBody{ctx: ctx, guard: guard, blocks: make(chan block)}
+	go func() {
+		for {
+			data := make([]byte, 256<<10)
+			n, err := r.Read(data)
+			select {
+			case b.blocks <- block{data[:n], err}:
+			case <-ctx.Done():
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return b
 }
 
 // Read implements io.Reader.
@@ -96,15 +124,39 @@ func (b *uploadBody) Read(p []byte) (int, error) {
 	if ended {
 		return 0, io.ErrClosedPipe
 	}
-	b.guard.pause()
-	n, err := b.r.Read(p)
-	b.guard.wait()
-	if err != nil && !errors.Is(err, io.EOF) {
-		b.mu.Lock()
-		b.err = err
-		b.mu.Unlock()
+	if len(b.rest) > 0 {
+		n := copy(p, b.rest)
+		b.rest = b.rest[n:]
+		return n, nil
 	}
-	return n, err
+	if b.blocks == nil {
+		return 0, io.EOF
+	}
+	b.guard.pause() // a slow source is no stall of the service
+	defer b.guard.wait()
+	select {
+	case next := <-b.blocks:
+		n := copy(p, next.data)
+		b.rest = next.data[n:]
+		return n, b.sourceEnded(next.err)
+	case <-b.ctx.Done():
+		return 0, context.Cause(b.ctx)
+	}
+}
+
+// sourceEnded keeps the source's own error apart from the transport's.
+func (b *uploadBody) sourceEnded(err error) error {
+	if err == nil {
+		return nil
+	}
+	b.blocks = nil
+	if errors.Is(err, io.EOF) {
+		return nil // what rest holds comes first
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.err = err
+	return err
 }
 
 func (b *uploadBody) stop() {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/hex"
+	"errors"
 	"hash"
 	"io"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/kiln-cloud/kiln/pkg/catalog"
+	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/errs"
 )
 
@@ -37,30 +39,40 @@ func (c *imageCache) get(ctx context.Context, g catalog.GlanceImage, progress fu
 	if info, err := os.Stat(path); err == nil && info.Size() == g.Size {
 		return path, nil
 	}
+	return path, c.fetch(ctx, g, path, progress)
+}
+
+// fetch downloads the image in a work folder of its own, so that what a killed worker leaves is swept, and names the
+// file once its bytes are verified.
+func (c *imageCache) fetch(ctx context.Context, g catalog.GlanceImage, path string, progress func(done, total int64)) (err error) {
 	body, err := c.glance.Download(ctx, g.ID, 0)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer body.Close() //nolint:errcheck // only read
-	tmp, err := os.CreateTemp(c.dir, ".part-*")
+	work, err := disk.NewWork(c.dir)
 	if err != nil {
-		return "", full(err)
+		return err
 	}
-	defer os.Remove(tmp.Name()) //nolint:errcheck // renamed by then, or half-made
-	defer tmp.Close()           //nolint:errcheck // closed below where it matters
+	defer func() { err = errors.Join(err, work.Close()) }()
+	tmp, err := os.Create(filepath.Join(work.Path, "image"))
+	if err != nil {
+		return full(err)
+	}
+	defer tmp.Close() //nolint:errcheck // closed below where it matters
 	sum := newHash(g.HashAlgo)
 	n, err := io.Copy(io.MultiWriter(tmp, sum), &meter{r: body, total: g.Size, tell: progress})
 	if err != nil {
-		return "", full(err)
+		return full(err)
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); n != g.Size || g.HashValue != "" && got != g.HashValue {
-		return "", errs.New(errs.Unavailable, "kiln.image.digest", "image %s: %d bytes with %s %s were read, Glance says %d bytes with %s", g.ID, n, g.HashAlgo, got, g.Size, g.HashValue)
+		return errs.New(errs.Unavailable, "kiln.image.digest", "image %s: %d bytes with %s %s were read, Glance says %d bytes with %s", g.ID, n, g.HashAlgo, got, g.Size, g.HashValue)
 	}
 	if err := tmp.Close(); err != nil {
-		return "", full(err)
+		return full(err)
 	}
 	c.trim()
-	return path, os.Rename(tmp.Name(), path)
+	return os.Rename(tmp.Name(), path)
 }
 
 // put remembers bytes that this worker made itself and uploaded.
@@ -85,6 +97,7 @@ func (c *imageCache) path(g catalog.GlanceImage) string {
 // trim removes the oldest files beyond keep. A file that is open stays readable for its user.
 func (c *imageCache) trim() {
 	entries, err := os.ReadDir(c.dir)
+	entries = slices.DeleteFunc(entries, os.DirEntry.IsDir) // downloads that are under way
 	if err != nil || len(entries) < c.keep {
 		return
 	}

@@ -52,11 +52,19 @@ func (p *publisher) leftover(ctx context.Context, originID string) (*catalog.Gla
 			whole = &found[i]
 			continue
 		}
-		if err := p.Glance.DeleteImage(ctx, g.ID); err != nil {
+		if err := p.remove(ctx, g.ID); err != nil {
 			return nil, err
 		}
 	}
 	return whole, nil
+}
+
+// remove deletes an image; one that somebody else removed already is no fault.
+func (p *publisher) remove(ctx context.Context, id string) error {
+	if err := p.Glance.DeleteImage(ctx, id); !errs.Is(err, errs.NotFound) {
+		return err
+	}
+	return nil
 }
 
 // upload creates the image record and sends the file. A failure removes the record again; a kill leaves it to
@@ -94,7 +102,7 @@ func (p *publisher) upload(ctx context.Context, r *job.Run, path string, pub pub
 		// The upload may have failed because ctx ended: the record still has to go.
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer cancel()
-		return g, errors.Join(err, p.Glance.DeleteImage(clean, g.ID))
+		return g, errors.Join(err, p.remove(clean, g.ID))
 	}
 	if g, err = p.Glance.Image(ctx, g.ID); err != nil {
 		return g, err

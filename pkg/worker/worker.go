@@ -74,13 +74,13 @@ func New(d Deps) ([]job.Handler, error) {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err
 		}
-	}
-	swept, err := disk.Sweep(d.WorkDir)
-	if err != nil {
-		return nil, err
-	}
-	if swept > 0 {
-		d.Log.WithField("folders", swept).Info("removed what a killed worker left")
+		swept, err := disk.Sweep(dir)
+		if err != nil {
+			return nil, err
+		}
+		if swept > 0 {
+			d.Log.WithField("folders", swept).Info("removed what a killed worker left")
+		}
 	}
 	images := &imageCache{glance: d.Glance, dir: filepath.Join(d.CacheDir, "images"), keep: 8}
 	publisher := &publisher{Deps: d, images: images}

@@ -179,7 +179,8 @@ func patch(now catalog.GlanceImage, p catalog.GlancePatch) []change {
 	return changes
 }
 
-// DeleteImage removes the image; errs.NotFound for none, errs.Conflict where it is in use, errs.Forbidden where it is protected.
+// DeleteImage removes the image, and tries again where Glance is away or meets a store that is busy with the image
+// (500); errs.NotFound for none, errs.Conflict where it is in use, errs.Forbidden where it is protected.
 func (c *Client) DeleteImage(ctx context.Context, id string) error {
-	return c.service.Do(ctx, openstack.Call{Operation: "delete_image", Method: http.MethodDelete, Path: "images/" + openstack.Segment(id)})
+	return c.service.Read(ctx, openstack.Call{Operation: "delete_image", Method: http.MethodDelete, Path: "images/" + openstack.Segment(id)})
 }
