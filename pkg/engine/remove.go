@@ -57,6 +57,7 @@ func (e *Engine) gone(ctx context.Context, w placement.Workload, eventType, requ
 
 // destroy deletes the instance and waits until the manager does not know it and Placement holds nothing for it.
 func (e *Engine) destroy(ctx context.Context, m manager, w placement.Workload, id string) error {
+	outer := ctx
 	ctx, cancel := context.WithTimeout(ctx, removeTime)
 	defer cancel()
 	if err := m.remove(ctx, w, id); err != nil {
@@ -76,12 +77,18 @@ func (e *Engine) destroy(ctx context.Context, m manager, w placement.Workload, i
 				return nil
 			}
 			// Zun leaves the allocation of a container whose host it lost: nobody else frees it.
-			if orphanFor++; err == nil && orphanFor > 10 {
+			if err == nil {
+				orphanFor++
+			}
+			if orphanFor > 10 {
 				return e.Providers.DeleteAllocation(ctx, id)
 			}
 		}
 		select {
 		case <-ctx.Done():
+			if outer.Err() != nil {
+				return outer.Err()
+			}
 			return errs.New(errs.Timeout, "kiln.workload.not_deleted", "%s was not gone within %s", id, removeTime)
 		case <-tick.C:
 		}

@@ -37,7 +37,10 @@ func (c *imageCache) get(ctx context.Context, g catalog.GlanceImage, progress fu
 	}
 	path := c.path(g)
 	if info, err := os.Stat(path); err == nil && info.Size() == g.Size {
-		return path, nil
+		now := time.Now() // young again, so that the trim of another job does not take it while this one reads
+		if err := os.Chtimes(path, now, now); !os.IsNotExist(err) {
+			return path, err
+		}
 	}
 	return path, c.fetch(ctx, g, path, progress)
 }
@@ -68,7 +71,8 @@ func (c *imageCache) fetch(ctx context.Context, g catalog.GlanceImage, path stri
 	if got := hex.EncodeToString(sum.Sum(nil)); n != g.Size || g.HashValue != "" && got != g.HashValue {
 		return errs.New(errs.Unavailable, "kiln.image.digest", "image %s: %d bytes with %s %s were read, Glance says %d bytes with %s", g.ID, n, g.HashAlgo, got, g.Size, g.HashValue)
 	}
-	if err := tmp.Close(); err != nil {
+	// On stable storage before it has its name: afterwards only its size is looked at.
+	if err := errors.Join(tmp.Sync(), tmp.Close()); err != nil {
 		return full(err)
 	}
 	c.trim()
@@ -94,7 +98,7 @@ func (c *imageCache) path(g catalog.GlanceImage) string {
 	return filepath.Join(c.dir, name)
 }
 
-// trim removes the oldest files beyond keep. A file that is open stays readable for its user.
+// trim removes the files that were used longest ago, and makes room for one more. A file that is open stays readable for its user.
 func (c *imageCache) trim() {
 	entries, err := os.ReadDir(c.dir)
 	entries = slices.DeleteFunc(entries, os.DirEntry.IsDir) // downloads that are under way
