@@ -65,7 +65,9 @@ func (e *Engine) removeHalves(ctx context.Context) error {
 				continue
 			}
 			e.Log.WithField("image", g.ID).Info("removing a half-made image of a job that has ended")
-			all = errors.Join(all, e.Glance.DeleteImage(ctx, g.ID))
+			if err := e.Glance.DeleteImage(ctx, g.ID); !errs.Is(err, errs.NotFound) { // another engine may have been faster
+				all = errors.Join(all, err)
+			}
 		}
 	}
 	return all
