@@ -60,6 +60,10 @@ generate: build ## Write the generated samples anew (configuration, policy).
 	$(BIN)/kiln-manage config sample > etc/kiln/kiln.conf.sample
 	$(BIN)/kiln-manage policy sample > etc/kiln/policy.yaml.sample
 
+.PHONY: releasenotes
+releasenotes: ## Check the release notes.
+	reno lint
+
 .PHONY: clean
 clean: ## Remove what was built.
 	rm -rf $(BIN)

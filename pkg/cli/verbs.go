@@ -25,7 +25,9 @@ func (a *app) checkRecipe() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, err = recipe.Parse(filepath.Base(args[0]), data)
+			if _, err = recipe.Parse(filepath.Base(args[0]), data); err == nil {
+				fmt.Fprintln(a.out, "no faults") //nolint:errcheck // standard output
+			}
 			return err
 		}
 		root, err := os.OpenRoot(args[0])

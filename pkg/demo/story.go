@@ -197,15 +197,19 @@ func (s *Story) upgrade(ctx context.Context, o *Outcome) error {
 	if err := s.Member.Get(ctx, "/v1/images/"+newest.ImageID, &img); err != nil {
 		return err
 	}
-	if newest.Origin == "upgrade" && newest.ParentVersion == o.From.Name && img.PendingUpdates == 0 {
+	if newest.Origin == "upgrade" && img.PendingUpdates == 0 {
 		o.To = newest
 		if err := s.Member.Get(ctx, "/v1/upgrades/"+newest.OriginID, &u); err != nil {
+			return err
+		}
+		if err := s.Member.Get(ctx, base+"/versions/"+newest.ParentVersion, &o.From); err != nil {
 			return err
 		}
 		o.Report, o.ToImage = u.Report, img
 		s.Screen.End("nothing is pending for %s, which has %d upgraded packages", newest.Name, len(u.Report.Packages))
 		return nil
 	}
+	o.From = newest
 	if err := s.Member.Post(ctx, "/v1/upgrades", map[string]string{"image_id": newest.ImageID}, &u); err != nil {
 		return err
 	}

@@ -372,8 +372,13 @@ func (r *Runner) heartbeat(ctx context.Context, run *Run, stop context.CancelCau
 	}
 }
 
+// flush writes what the attempt said since the last heartbeat.
 func (r *Runner) flush(ctx context.Context, run *Run) {
-	_, lines := run.take()
+	p, lines := run.take()
+	now := r.Now()
+	if _, err := r.Store.Heartbeat(ctx, run.Job.ID, run.Job.LeaseOwner, now, now.Add(r.Lease), p); err != nil {
+		run.Log.WithError(err).Debug("the last progress of the job was not written")
+	}
 	if len(lines) == 0 {
 		return
 	}

@@ -23,28 +23,48 @@ type finding struct {
 	pending []advisory.Pending
 }
 
+// comparison holds images against the repositories; each suite is read once.
+type comparison struct {
+	Deps
+	indexes  map[string][]*deb.Index // by release and architecture
+	known    map[string]advisory.Advisory
+	findings []finding
+}
+
+func (d Deps) newComparison() *comparison {
+	return &comparison{Deps: d, indexes: map[string][]*deb.Index{}, known: map[string]advisory.Advisory{}}
+}
+
 func (h *advisoryHandler) Run(ctx context.Context, r *job.Run) (job.Result, error) {
 	images, err := h.inspected(ctx)
 	if err != nil {
 		return job.Result{}, err
 	}
-	indexes := map[string][]*deb.Index{} // by release and architecture
-	known := map[string]advisory.Advisory{}
-	var findings []finding
+	c := h.newComparison()
 	for i, img := range images {
 		r.Progress("compare", int64(i), int64(len(images)), "steps")
-		key := img.Facts.OS.Codename + "/" + img.Facts.Architecture
-		if _, read := indexes[key]; !read {
-			if indexes[key], err = h.read(ctx, r, img.Facts); err != nil {
-				return job.Result{}, err
-			}
+		if err := c.add(ctx, r, img); err != nil {
+			return job.Result{}, err
 		}
-		findings = append(findings, h.compare(img, indexes[key], known))
 	}
+	r.Progress("compare", int64(len(images)), int64(len(images)), "steps")
 	return job.Result{
-		Value: map[string]int{"images": len(images), "advisories": len(known)},
-		Apply: func(ctx context.Context) error { return h.write(ctx, r, known, findings) },
+		Value: map[string]int{"images": len(images), "advisories": len(c.known)},
+		Apply: func(ctx context.Context) error { return c.write(ctx, r) },
 	}, nil
+}
+
+// compared holds one new image against the repositories. A mirror that is away does not spoil the image: the next
+// refresh compares it.
+func (d Deps) compared(ctx context.Context, r *job.Run, img catalog.Image) *comparison {
+	c := d.newComparison()
+	if img.Facts == nil || img.Facts.OS.ID != "debian" {
+		return c
+	}
+	if err := c.add(ctx, r, img); err != nil {
+		r.Warnf("what is published against the image is not known yet: %v", err)
+	}
+	return c
 }
 
 func (h *advisoryHandler) inspected(ctx context.Context) ([]catalog.Image, error) {
@@ -61,11 +81,25 @@ func (h *advisoryHandler) inspected(ctx context.Context) ([]catalog.Image, error
 	return all, nil
 }
 
-func (h *advisoryHandler) read(ctx context.Context, r *job.Run, f *catalog.Facts) ([]*deb.Index, error) {
+// add compares one image.
+func (c *comparison) add(ctx context.Context, r *job.Run, img catalog.Image) error {
+	key := img.Facts.OS.Codename + "/" + img.Facts.Architecture
+	if _, read := c.indexes[key]; !read {
+		indexes, err := c.read(ctx, r, img.Facts)
+		if err != nil {
+			return err
+		}
+		c.indexes[key] = indexes
+	}
+	c.compare(img, c.indexes[key])
+	return nil
+}
+
+func (c *comparison) read(ctx context.Context, r *job.Run, f *catalog.Facts) ([]*deb.Index, error) {
 	var out []*deb.Index
-	for _, s := range h.Suites.For(f.OS.Codename) {
+	for _, s := range c.Suites.For(f.OS.Codename) {
 		r.Progress("read "+s.Suite, 0, 0, "steps")
-		ix, err := h.Indexes.Fetch(ctx, deb.Suite{Mirror: s.Mirror, Suite: s.Suite, Components: s.Components, Arch: f.Architecture})
+		ix, err := c.Indexes.Fetch(ctx, deb.Suite{Mirror: s.Mirror, Suite: s.Suite, Components: s.Components, Arch: f.Architecture})
 		if err != nil {
 			return nil, err
 		}
@@ -75,7 +109,7 @@ func (h *advisoryHandler) read(ctx context.Context, r *job.Run, f *catalog.Facts
 	return out, nil
 }
 
-func (h *advisoryHandler) compare(img catalog.Image, indexes []*deb.Index, known map[string]advisory.Advisory) finding {
+func (c *comparison) compare(img catalog.Image, indexes []*deb.Index) {
 	installed := make([]deb.Package, len(img.Facts.Packages))
 	for i, p := range img.Facts.Packages {
 		installed[i] = deb.Package{Name: p.Name, Version: p.Version, Architecture: p.Architecture, Source: p.Source, Status: "install ok installed"}
@@ -84,33 +118,34 @@ func (h *advisoryHandler) compare(img catalog.Image, indexes []*deb.Index, known
 	for _, u := range deb.Pending(installed, indexes) {
 		a := advisory.Advisory{
 			ID: strings.Join([]string{u.Suite, u.Package, u.To, u.Architecture}, "/"), Package: u.Package, Source: u.Source,
-			Version: u.To, Suite: u.Suite, Security: strings.HasSuffix(u.Suite, "-security"), CVEs: []string{}, CreatedAt: h.Now(), UpdatedAt: h.Now(),
+			Version: u.To, Suite: u.Suite, Security: strings.HasSuffix(u.Suite, "-security"), CVEs: []string{}, CreatedAt: c.Now(), UpdatedAt: c.Now(),
 		}
-		known[a.ID] = a
+		c.known[a.ID] = a
 		out.pending = append(out.pending, advisory.Pending{
 			ImageID: img.ID, AdvisoryID: a.ID, Package: u.Package, Installed: u.From, Fixed: u.To, Suite: u.Suite, Security: a.Security,
 		})
 	}
-	out.image.PendingUpdates, out.image.UpdatedAt = len(out.pending), h.Now()
-	return out
+	out.image.PendingUpdates, out.image.UpdatedAt = len(out.pending), c.Now()
+	c.findings = append(c.findings, out)
 }
 
-func (h *advisoryHandler) write(ctx context.Context, r *job.Run, known map[string]advisory.Advisory, findings []finding) error {
-	all := make([]advisory.Advisory, 0, len(known))
-	for _, a := range known {
+// write keeps what was found; it runs in the transaction that ends the job.
+func (c *comparison) write(ctx context.Context, r *job.Run) error {
+	all := make([]advisory.Advisory, 0, len(c.known))
+	for _, a := range c.known {
 		all = append(all, a)
 	}
-	if err := h.Store.PutAdvisories(ctx, all); err != nil {
+	if err := c.Store.PutAdvisories(ctx, all); err != nil {
 		return err
 	}
-	for _, f := range findings {
-		if err := h.Store.ReplacePending(ctx, f.image.ID, f.pending); err != nil {
+	for _, f := range c.findings {
+		if err := c.Store.ReplacePending(ctx, f.image.ID, f.pending); err != nil {
 			return err
 		}
-		if err := h.Store.PutImage(ctx, f.image); err != nil {
+		if err := c.Store.PutImage(ctx, f.image); err != nil {
 			return err
 		}
-		if err := h.Store.Record(ctx, event.Event{
+		if err := c.Store.Record(ctx, event.Event{
 			Type: "image.compared", Resource: "images/" + f.image.ID, ProjectID: f.image.ProjectID, RequestID: r.Job.RequestID,
 		}); err != nil {
 			return err

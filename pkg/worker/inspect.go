@@ -38,10 +38,14 @@ func (h *inspectHandler) Run(ctx context.Context, r *job.Run) (job.Result, error
 	} else {
 		r.Logf("%s, %d packages, kernels %v", facts.OS.PrettyName, len(facts.Packages), facts.Kernels)
 	}
+	compared := h.compared(ctx, r, row)
 	return job.Result{
 		Value: map[string]any{"state": row.State},
 		Apply: func(ctx context.Context) error {
 			if err := h.Store.PutImage(ctx, row); err != nil {
+				return err
+			}
+			if err := compared.write(ctx, r); err != nil {
 				return err
 			}
 			return h.Store.Record(ctx, event.Event{Type: "image." + string(row.State), Resource: "images/" + g.ID, ProjectID: g.Owner, RequestID: r.Job.RequestID})

@@ -138,11 +138,21 @@ func (p *publisher) finish(ctx context.Context, r *job.Run, g catalog.GlanceImag
 	if _, err := p.Glance.PatchImage(ctx, g.ID, patch); err != nil {
 		return v, nil, err
 	}
-	return v, func(ctx context.Context) error { return p.record(ctx, r, g, v, pub) }, nil
+	row := imageRow(g, v.ProjectID, pub.facts, p.Now())
+	compared := p.compared(ctx, r, row)
+	return v, func(ctx context.Context) error {
+		if err := p.Store.PutImage(ctx, row); err != nil {
+			return err
+		}
+		if err := compared.write(ctx, r); err != nil {
+			return err
+		}
+		return p.record(ctx, r, v)
+	}, nil
 }
 
 // record makes the version known: it runs in the transaction that ends the job.
-func (p *publisher) record(ctx context.Context, r *job.Run, g catalog.GlanceImage, v catalog.Version, pub publication) error {
+func (p *publisher) record(ctx context.Context, r *job.Run, v catalog.Version) error {
 	if err := p.Store.AddVersion(ctx, v); err != nil {
 		if errs.Is(err, errs.Conflict) {
 			// Another job of the family took the name in the meantime: the next attempt takes the next name.
@@ -163,9 +173,6 @@ func (p *publisher) record(ctx context.Context, r *job.Run, g catalog.GlanceImag
 		}
 	}
 	if err := p.Store.SetChannel(ctx, v.FamilyID, catalog.Candidate, v.Name); err != nil {
-		return err
-	}
-	if err := p.Store.PutImage(ctx, imageRow(g, v.ProjectID, pub.facts, p.Now())); err != nil {
 		return err
 	}
 	return p.Store.Record(ctx, event.Event{

@@ -174,6 +174,10 @@ func TestBuildPublishesOnceForEqualInputs(t *testing.T) {
 	if err != nil || g.Status != "active" || g.Properties[catalog.PropVersion] != first.VersionName || g.Properties["os_distro"] != "debian" || g.MinDiskGiB != 1 {
 		t.Fatalf("image %+v, error %v", g, err)
 	}
+	known, err := s.db.FindImage(t.Context(), first.ImageID)
+	if err != nil || known.State != catalog.Inspected || known.PendingUpdates != 1 {
+		t.Errorf("Kiln knows of the image: %+v, error %v", known, err)
+	}
 	again := s.build(r, false)
 	if again.State != build.Unchanged || again.ImageID != first.ImageID {
 		t.Errorf("the same inputs gave %+v", again)

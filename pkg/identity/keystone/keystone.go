@@ -104,6 +104,10 @@ func (a *Authenticator) find(ctx context.Context, token string, allowExpired boo
 		// Others wait for this answer: it does not end with the request that asked first.
 		inner, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.Timeout)
 		defer cancel()
+		// A flight that landed between the look above and this one has the answer.
+		if e, ok := a.cache.get(k, a.cfg.Clock()); ok {
+			return e.caller, e.err
+		}
 		return a.validate(inner, k, token)
 	})
 	select {
