@@ -217,7 +217,7 @@ func removeCopies(ctx context.Context, pool string, images []catalog.GlanceImage
 	if err != nil {
 		return err
 	}
-	for _, n := range strings.Fields(list) {
+	for n := range strings.FieldsSeq(list) {
 		for _, g := range images {
 			if !strings.HasPrefix(n, g.ID) {
 				continue

@@ -2,8 +2,10 @@ package functional
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"sync"
 	"testing"
 	"time"
@@ -117,7 +119,7 @@ func (c *crowd) remove(id string) {
 	err := until(c.t.Context(), time.Minute, "workload "+id+" may be deleted", func(ctx context.Context) (bool, error) {
 		var w domain.Workload
 		err := c.api.Delete(ctx, "/v1/workloads/"+id, &w)
-		if e, ok := err.(*client.Error); ok && e.Status == 409 {
+		if e, ok := errors.AsType[*client.Error](err); ok && e.Status == http.StatusConflict {
 			time.Sleep(200 * time.Millisecond)
 			return false, nil
 		}

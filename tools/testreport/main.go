@@ -89,7 +89,7 @@ func (r *report) end(n name, e event) {
 		r.seconds[e.Package] = e.Elapsed
 		if e.Action == "fail" && !r.failedIn(e.Package) {
 			r.broken = append(r.broken, e.Package)
-			r.say("FAIL %s\n%s", e.Package, strings.Join(r.output[n], ""))
+			r.say("FAIL %s\n%s%s", e.Package, strings.Join(r.output[n], ""), r.unfinished(e.Package))
 		}
 		if e.Action != "skip" {
 			r.say("%-6s %-60s %6.1fs\n", e.Action, e.Package, e.Elapsed)

@@ -259,7 +259,8 @@ func (s *Server) end(sig syscall.Signal) error {
 		return err
 	}
 	select {
-	case <-s.done:
+	case exit := <-s.done:
+		s.done <- exit
 		return nil
 	case <-time.After(30 * time.Second):
 		return errors.Join(fmt.Errorf("mariadbd did not end on %s", sig), cmd.Process.Kill())

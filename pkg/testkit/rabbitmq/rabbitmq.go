@@ -118,7 +118,7 @@ func freePorts(n int) ([]int, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer l.Close() //nolint:errcheck,gocritic // all stay open until the last is chosen, so that they differ
+		defer l.Close() //nolint:errcheck // all stay open until the last is chosen, so that they differ
 		addr, ok := l.Addr().(*net.TCPAddr)
 		if !ok {
 			return nil, fmt.Errorf("%v is not a TCP address", l.Addr())
