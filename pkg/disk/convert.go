@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/kiln-cloud/kiln/pkg/errs"
 )
 
@@ -164,6 +166,23 @@ func fullOr(err error, code, detail string) error {
 		return errs.Wrap(err, errs.TooLarge, CodeFull, "%s There is no space left.", detail)
 	}
 	return errs.Wrap(err, errs.Internal, code, "%s", detail)
+}
+
+// fullBelow is so little free space that whatever failed beside it failed for want of it.
+const fullBelow = 1 << 20
+
+// OrFull says that the disk which holds dir is full, where it is, and gives err back otherwise. A full disk below a
+// loop device shows inside as broken input and output of the most different kinds: only a look from outside tells. Ask
+// before anything is cleaned up. nil stays nil.
+func OrFull(dir string, err error) error {
+	var fs unix.Statfs_t
+	if err == nil || errs.CodeOf(err) == CodeFull || unix.Statfs(dir, &fs) != nil {
+		return err
+	}
+	if int64(fs.Bavail)*fs.Bsize >= fullBelow { //nolint:gosec // a file system has less than 2^63 bytes
+		return err
+	}
+	return errs.Wrap(err, errs.TooLarge, CodeFull, "The disk with the work folder is full.")
 }
 
 func lastLine(text string) string {

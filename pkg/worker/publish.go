@@ -230,7 +230,7 @@ func glanceArch(arch string) string {
 
 // full turns "no space left" into an error that says so; the job may be tried again once there is room.
 func full(err error) error {
-	if errors.Is(err, syscall.ENOSPC) {
+	if errors.Is(err, syscall.ENOSPC) && errs.CodeOf(err) != disk.CodeFull {
 		return errs.Wrap(err, errs.TooLarge, disk.CodeFull, "the worker's disk is full")
 	}
 	return err

@@ -236,6 +236,7 @@ func (m *making) explain(err error) error {
 	if err == nil {
 		return nil
 	}
+	err = disk.OrFull(m.work, err)
 	for _, text := range []string{"No space left on device", "You don't have enough free space"} {
 		if strings.Contains(err.Error(), text) && errs.CodeOf(err) != disk.CodeFull {
 			return errs.Wrap(err, errs.Invalid, CodeDiskSize, "The disk of %s is too small for what the recipe installs; raise disk.size.", m.recipe.Disk.Size).

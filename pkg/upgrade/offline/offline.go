@@ -181,7 +181,7 @@ func (r *run) step(ctx context.Context, name string, f func(context.Context) err
 	}
 	r.progress(name, 0, 0, "")
 	begin := time.Now()
-	err := f(ctx)
+	err := disk.OrFull(r.req.WorkDir, f(ctx))
 	r.report.Steps = append(r.report.Steps, build.Step{Name: name, Seconds: time.Since(begin).Seconds()})
 	return err
 }
