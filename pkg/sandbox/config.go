@@ -45,7 +45,14 @@ func (b *box) prepare() error {
 		}
 		b.binds = append(b.binds, Bind{Source: filepath.Dir(byUUID), Target: "/dev/disk", ReadOnly: true})
 		if exists(filepath.Join(rootfs, "usr/sbin/grub-probe")) {
-			return write("grub-probe", grubProbe(*d), "/usr/sbin/grub-probe")
+			if err := write("grub-probe", grubProbe(*d), "/usr/sbin/grub-probe"); err != nil {
+				return err
+			}
+		}
+		// initramfs-tools would ask the device for its type to find the right fsck. It reads this folder and, unlike
+		// conf.d, does not copy it into what it makes.
+		if at := "/usr/share/initramfs-tools/conf-hooks.d"; exists(filepath.Join(rootfs, at)) {
+			return write("fstype", "[ \"${FSTYPE:-auto}\" != auto ] || FSTYPE="+d.fsType()+"\n", at+"/kiln-root")
 		}
 	}
 	return nil
@@ -54,9 +61,9 @@ func (b *box) prepare() error {
 // grubProbe answers what grub-mkconfig asks about the root, which has no device node inside: the real one would
 // find the host's loop device and write root=/dev/loop0, which does not boot.
 func grubProbe(d RootDisk) string {
-	fs := d.FSType
-	if fs == "" {
-		fs = "ext2"
+	fs := d.fsType()
+	if strings.HasPrefix(fs, "ext") {
+		fs = "ext2" // GRUB's one name for all of them
 	}
 	return fmt.Sprintf(`#!/bin/sh
 target=fs
@@ -73,12 +80,21 @@ case "$target" in
   fs) echo %[2]s ;;
   partmap) echo gpt ;;
 esac
-`, d.UUID, strings.Map(func(r rune) rune {
+`, d.UUID, fs)
+}
+
+// fsType is a word that a shell script may have as it is.
+func (d RootDisk) fsType() string {
+	word := strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
 			return r
 		}
 		return -1
-	}, fs))
+	}, d.FSType)
+	if word == "" {
+		return "ext4"
+	}
+	return word
 }
 
 // config is the OCI runtime configuration (runtime-spec 1.0).

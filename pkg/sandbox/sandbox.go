@@ -47,7 +47,7 @@ type Spec struct {
 	Binds []Bind
 	// Proxy answers HTTP on ProxyAddress inside, and http_proxy names it. nil: loopback only, nothing listens.
 	Proxy http.Handler
-	// RootDisk tells boot-loader scripts what disk the tree will boot from, without giving them a device.
+	// RootDisk tells what makes boot menus and initial RAM disks which disk the tree will boot from, without a device.
 	RootDisk *RootDisk
 	// StartServices leaves out the policy-rc.d that keeps maintainer scripts from starting daemons.
 	StartServices bool
@@ -68,7 +68,7 @@ type Bind struct {
 // RootDisk is the identity of the root file system.
 type RootDisk struct {
 	UUID   string // of the file system, as in root=UUID=
-	FSType string // as grub-probe names it; default "ext2" (which is ext2, 3 and 4)
+	FSType string // as the kernel names it; default "ext4"
 }
 
 // Limits bound one run. Zero means the default.

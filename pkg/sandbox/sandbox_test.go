@@ -189,10 +189,20 @@ func TestNoSyncAndRootDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	const uuid = "0b6cd3d1-9a1f-4d56-9d0f-2f1d0a6c0001"
-	out, err := run(t, sandbox.Spec{Rootfs: dir, NoSync: true, RootDisk: &sandbox.RootDisk{UUID: uuid}},
-		"sync && /usr/sbin/grub-probe --target=fs_uuid / && /usr/sbin/grub-probe -t fs /boot && test -e /dev/disk/by-uuid/"+uuid)
-	if err != nil || out != uuid+"\next2\n" {
-		t.Fatalf("%v %q", err, out)
+	hooks := filepath.Join(dir, "usr/share/initramfs-tools/conf-hooks.d")
+	if err := os.MkdirAll(hooks, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	const script = "sync && /usr/sbin/grub-probe --target=fs_uuid / && /usr/sbin/grub-probe -t fs /boot && test -e /dev/disk/by-uuid/" + uuid + "\n" +
+		"FSTYPE=auto; . /usr/share/initramfs-tools/conf-hooks.d/kiln-root; echo $FSTYPE; FSTYPE=jfs,vfat; . /usr/share/initramfs-tools/conf-hooks.d/kiln-root; echo $FSTYPE"
+	for fs, want := range map[string]string{"": "ext2\next4", "ext3": "ext2\next3", "xfs": "xfs\nxfs", "x$(id)": "xid\nxid"} {
+		out, err := run(t, sandbox.Spec{Rootfs: dir, NoSync: true, RootDisk: &sandbox.RootDisk{UUID: uuid, FSType: fs}}, script)
+		if err != nil || out != uuid+"\n"+want+"\njfs,vfat\n" {
+			t.Fatalf("%q: %v %q", fs, err, out)
+		}
+	}
+	if left, err := os.ReadDir(hooks); err != nil || len(left) != 0 {
+		t.Errorf("stayed in the image: %v %v", left, err)
 	}
 	if b, _ := os.ReadFile(filepath.Join(dir, "usr/sbin/grub-probe")); !strings.Contains(string(b), "real") {
 		t.Fatal("the image's grub-probe was overwritten")

@@ -34,28 +34,36 @@ func (m *making) makeDisk(ctx context.Context) error {
 	if err != nil {
 		return errs.Wrap(err, errs.Internal, CodeHost, "The disk file cannot be made.")
 	}
-	rootLength := (size - rootStart - disk.GPTReserve) >> 20 << 20
 	err = f.Truncate(size)
 	if err == nil {
 		err = disk.WriteGPT(f, size, m.builder.cfg.NewUUID(), []disk.Partition{
 			{Index: bootIndex, Type: disk.TypeBIOSBoot, UUID: m.builder.cfg.NewUUID(), Start: bootStart, Length: rootStart - bootStart},
-			{Index: rootIndex, Type: disk.TypeRootAMD64, UUID: m.builder.cfg.NewUUID(), Name: "root", Start: rootStart, Length: rootLength},
+			{Index: rootIndex, Type: disk.TypeRootAMD64, UUID: m.builder.cfg.NewUUID(), Name: "root", Start: rootStart, Length: m.rootLength()},
 		})
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return errs.Wrap(err, errs.KindOf(err), CodeHost, "The disk file cannot be made.")
 	}
+	// The inode tables of a fresh file are zeros already: told so, the guest's kernel does not write them at its first boot.
 	// GRUB 2.06 does not read checksum seeds and orphan files, which newer e2fsprogs switch on.
 	if err := m.host(ctx, "mke2fs", "-q", "-t", "ext4", "-F", "-U", m.rootUUID, "-L", "root", "-m", "1", "-O", "^metadata_csum_seed,^orphan_file",
-		"-E", fmt.Sprintf("offset=%d,lazy_itable_init=1,lazy_journal_init=1,nodiscard", rootStart), m.rawPath(), fmt.Sprintf("%dk", rootLength/1024)); err != nil {
+		"-E", fmt.Sprintf("offset=%d,lazy_itable_init=0,lazy_journal_init=1,nodiscard", rootStart), m.rawPath(), fmt.Sprintf("%dk", m.rootLength()/1024)); err != nil {
 		return errs.Wrap(err, errs.Internal, CodeHost, "The file system cannot be made; install e2fsprogs.")
 	}
 	if m.session, err = disk.OpenSession(ctx, m.work); err != nil {
 		return err
 	}
 	// Without its journal: a build that breaks off is thrown away, and what the journal holds would be in the image.
-	m.root, err = m.session.MountRaw(ctx, m.rawPath(), rootStart, rootLength, "ext4", "noatime,noload")
+	return m.mount(ctx, "noatime,noload")
+}
+
+func (m *making) mount(ctx context.Context, options string) (err error) {
+	m.root, err = m.session.MountRaw(ctx, m.rawPath(), rootStart, m.rootLength(), "ext4", options)
 	return err
+}
+
+func (m *making) rootLength() int64 {
+	return (int64(m.recipe.Disk.Size) - rootStart - disk.GPTReserve) >> 20 << 20
 }
 
 // bootstrap fetches and unpacks the essential packages and apt. The extract variant runs nothing of the image, so it

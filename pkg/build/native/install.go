@@ -56,7 +56,7 @@ func (m *making) initramfs(ctx context.Context) error {
 
 // shell runs lines in the image as root, with the package mirror as the only network.
 func (m *making) shell(ctx context.Context, script string, more ...sandbox.Bind) error {
-	return m.sandbox(ctx, sandbox.Spec{Args: []string{"/bin/sh", "-e", "-c", script}, Proxy: m.builder.cfg.Proxy, Binds: more})
+	return m.sandbox(ctx, sandbox.Spec{Args: []string{"/bin/sh", "-e", "-c", script}, Proxy: m.proxy, Binds: more})
 }
 
 func (m *making) sandbox(ctx context.Context, spec sandbox.Spec) error {

@@ -46,16 +46,10 @@ const (
 // formatVersion is part of InputState: raise it when the same recipe would give another image.
 const formatVersion = "native 1"
 
-// Mirror is the caching proxy that all packages come through.
-type Mirror interface {
-	http.Handler
-	Stats() mirror.Stats
-}
-
 // Config is what a Builder needs. Zero fields take the default.
 type Config struct {
 	Mirrors deb.Mirrors        // where packages come from, and what the image's apt sources name; default deb.MachineMirrors
-	Proxy   Mirror             // must serve Mirrors.Main
+	Proxy   *mirror.Proxy      // must serve Mirrors.Main
 	Keyring string             // default /usr/share/keyrings/debian-archive-keyring.gpg
 	Client  *http.Client       // asks for the signed index; default with a 30 s deadline
 	Log     logrus.FieldLogger // default: none
@@ -143,8 +137,7 @@ func (b *Builder) Build(ctx context.Context, req build.Request) (res build.Resul
 			err = closeErr
 		}
 	}()
-	before := b.cfg.Proxy.Stats()
-	m := &making{builder: b, req: req, recipe: r, work: work.Path, log: req.Log, rootUUID: b.cfg.NewUUID()}
+	m := &making{builder: b, req: req, recipe: r, proxy: b.cfg.Proxy.View(), work: work.Path, log: req.Log, rootUUID: b.cfg.NewUUID()}
 	if m.log == nil {
 		m.log = io.Discard
 	}
@@ -164,7 +157,7 @@ func (b *Builder) Build(ctx context.Context, req build.Request) (res build.Resul
 		return build.Result{}, err
 	}
 	return build.Result{Path: req.Output, Format: r.Output.Format, VirtualSize: int64(r.Disk.Size), Steps: m.steps,
-		Downloaded: b.cfg.Proxy.Stats().BytesUpstream - before.BytesUpstream}, nil
+		Downloaded: m.proxy.Stats().BytesUpstream}, nil
 }
 
 func withDefaults(in *recipe.Recipe) recipe.Recipe {
@@ -186,6 +179,7 @@ type making struct {
 	builder  *Builder
 	req      build.Request
 	recipe   recipe.Recipe
+	proxy    *mirror.View // the builder's, with this build's own counters
 	work     string
 	log      io.Writer
 	rootUUID string

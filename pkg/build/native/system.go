@@ -71,7 +71,18 @@ chmod 0444 /etc/machine-id
 	if err := m.offline(ctx, script); err != nil {
 		return errs.Wrap(err, errs.KindOf(err), CodeBoot, "The image cannot be cleaned.")
 	}
-	if err := m.host(ctx, "fstrim", m.root.Path()); err != nil { // deleted packages are not to be stored
+	return m.trim(ctx)
+}
+
+// trim makes holes of what is free: deleted packages are not to be stored. The kernel does it only with the journal.
+func (m *making) trim(ctx context.Context) error {
+	if err := m.root.Unmount(ctx); err != nil {
+		return err
+	}
+	if err := m.mount(ctx, "noatime"); err != nil {
+		return err
+	}
+	if err := m.host(ctx, "fstrim", m.root.Path()); err != nil {
 		return errs.Wrap(err, errs.Internal, CodeBoot, "The image's free space cannot be given back.")
 	}
 	return nil

@@ -123,7 +123,7 @@ func (r *run) apt(ctx context.Context, seen io.Writer, args ...string) error {
 	if seen != nil {
 		writers = append(writers, seen)
 	}
-	err := r.inImage(ctx, io.MultiWriter(writers...), sandbox.Spec{Args: aptGet(args...), Proxy: r.cfg.Proxy})
+	err := r.inImage(ctx, io.MultiWriter(writers...), sandbox.Spec{Args: aptGet(args...), Proxy: r.proxy})
 	return aptError(err, output.String())
 }
 

@@ -75,7 +75,7 @@ func (r *run) upgradePackages(ctx context.Context, _ *os.Root) error {
 	var output tailBuffer
 	counter := &aptProgress{total: int64(len(r.plan.uris)), report: r.progress}
 	args := append([]string{"/bin/sh", controlInside + "/upgrade"}, aptGet("dist-upgrade")...)
-	err := r.inImage(ctx, io.MultiWriter(r.log, &output, counter), sandbox.Spec{Args: args, Proxy: r.cfg.Proxy})
+	err := r.inImage(ctx, io.MultiWriter(r.log, &output, counter), sandbox.Spec{Args: args, Proxy: r.proxy})
 	return aptError(err, output.String())
 }
 
@@ -91,7 +91,7 @@ func (r *run) finishBoot(ctx context.Context, root *os.Root) error {
 	}
 	versions := wanted(asked, kernels, initrds)
 	if len(versions) > 0 {
-		spec := sandbox.Spec{Args: append([]string{"/bin/sh", controlInside + "/finish"}, versions...)}
+		spec := sandbox.Spec{Args: append([]string{"/bin/sh", controlInside + "/finish"}, versions...), RootDisk: r.rootDisk()}
 		if err := r.tool(ctx, spec); err != nil {
 			return err
 		}
@@ -105,7 +105,11 @@ func (r *run) finishBoot(ctx context.Context, root *os.Root) error {
 	if !changed || r.facts.BootLoader != "grub" || !exists(root, "usr/sbin/update-grub") {
 		return nil
 	}
-	return r.tool(ctx, sandbox.Spec{Args: []string{"/usr/sbin/update-grub"}, RootDisk: &sandbox.RootDisk{UUID: r.facts.RootUUID}})
+	return r.tool(ctx, sandbox.Spec{Args: []string{"/usr/sbin/update-grub"}, RootDisk: r.rootDisk()})
+}
+
+func (r *run) rootDisk() *sandbox.RootDisk {
+	return &sandbox.RootDisk{UUID: r.facts.RootUUID, FSType: r.facts.FileSystem}
 }
 
 // tool runs a program of the image without any network.

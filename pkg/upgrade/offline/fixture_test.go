@@ -147,24 +147,35 @@ func suites(t *testing.T) []upgrade.Suite {
 	}
 }
 
-// proxy keeps its packages between test runs.
+// proxy keeps its packages between test runs. All tests of the process have one, because they run at the same time
+// and a second one on its folder would sweep away what the first one fetches.
 func proxy(t *testing.T) *mirror.Proxy {
 	t.Helper()
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
 	m, err := deb.MachineMirrors()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := mirror.New(mirror.Config{Upstreams: []string{m.Main, m.Security}, Dir: filepath.Join(cache, "kiln-test", "mirror")})
-	if err != nil {
-		t.Fatal(err)
+	shared.Do(func() {
+		cache := os.Getenv("KILN_TEST_MIRROR_CACHE")
+		if cache == "" {
+			if cache, errShared = os.UserCacheDir(); errShared != nil {
+				return
+			}
+			cache = filepath.Join(cache, "kiln-test")
+		}
+		sharedProxy, errShared = mirror.New(mirror.Config{Upstreams: []string{m.Main, m.Security}, Dir: filepath.Join(cache, "mirror")})
+	})
+	if errShared != nil {
+		t.Fatal(errShared)
 	}
-	t.Cleanup(p.Close)
-	return p
+	return sharedProxy
 }
+
+var (
+	shared      sync.Once
+	sharedProxy *mirror.Proxy
+	errShared   error
+)
 
 func sumOf(t *testing.T, path string) string {
 	t.Helper()

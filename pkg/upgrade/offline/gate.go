@@ -96,17 +96,23 @@ func checkMenu(menu, kernel, uuid string) error {
 }
 
 // trim tells the copy which blocks are free, so that they become holes: what packages deleted does
-// not travel to the users of the new image, and it is smaller.
-func trim(root *os.Root) error {
+// not travel to the users of the new image, and it is smaller. The kernel does it only with the journal.
+func (r *run) trim(ctx context.Context) error {
+	if err := r.mount.Unmount(ctx); err != nil {
+		return err
+	}
+	if err := r.mountWith(ctx, withJournal); err != nil {
+		return err
+	}
+	return r.inRoot(trimRoot)
+}
+
+func trimRoot(root *os.Root) error {
 	dir, err := root.Open(".")
 	if err != nil {
 		return errs.Wrap(err, errs.Internal, CodeGate, "the image's file system cannot be trimmed")
 	}
 	defer func() { _ = dir.Close() }()
-	// Blocks that were freed since the last commit of the journal are not free yet to the trim.
-	if err := unix.Syncfs(int(dir.Fd())); err != nil {
-		return errs.Wrap(err, errs.Internal, CodeGate, "the image's file system cannot be written")
-	}
 	const fitrim = 0xc0185879 // _IOWR('X', 121, struct fstrim_range), linux/fs.h
 	whole := struct{ start, length, least uint64 }{length: ^uint64(0)}
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, dir.Fd(), fitrim, uintptr(unsafe.Pointer(&whole))) //nolint:gosec // an ioctl takes a pointer

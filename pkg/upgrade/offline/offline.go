@@ -68,11 +68,13 @@ type run struct {
 	cfg    Config
 	req    upgrade.Request
 	log    io.Writer
+	proxy  *mirror.View // with this upgrade's own counters
 	report upgrade.Report
 	facts  *catalog.Facts
 
 	work    *disk.Work
 	raw     string // the copy that is worked on
+	parts   []disk.Partition
 	root    disk.Partition
 	session *disk.Session
 	mount   *disk.Mount
@@ -84,7 +86,7 @@ type run struct {
 // there are none. The original is only read. Whatever goes wrong, nothing stays mounted and there is
 // no output file; after a kill -9 the work folder alone is left, for disk.Sweep.
 func (e *Executor) Upgrade(ctx context.Context, req upgrade.Request) (upgrade.Report, error) {
-	r := &run{cfg: e.cfg, req: req, log: req.Log}
+	r := &run{cfg: e.cfg, req: req, log: req.Log, proxy: e.cfg.Proxy.View()}
 	r.report.Packages, r.report.CVEs, r.report.Held = []upgrade.PackageChange{}, []string{}, []string{}
 	if r.log == nil {
 		r.log = io.Discard
@@ -92,9 +94,8 @@ func (e *Executor) Upgrade(ctx context.Context, req upgrade.Request) (upgrade.Re
 	if err := checkRequest(req); err != nil {
 		return upgrade.Report{}, err
 	}
-	served := e.cfg.Proxy.Stats().BytesUpstream
 	err := r.all(ctx)
-	r.report.Downloaded = e.cfg.Proxy.Stats().BytesUpstream - served
+	r.report.Downloaded = r.proxy.Stats().BytesUpstream
 	if err != nil {
 		return upgrade.Report{Steps: r.report.Steps, Downloaded: r.report.Downloaded}, err
 	}
@@ -128,17 +129,30 @@ func (r *run) mounted(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.session.Close()) }()
-	// No barriers: what counts is on the disk after the unmount, or the copy is thrown away.
-	const options = "noatime,nobarrier"
-	if r.mount, err = r.session.MountRaw(ctx, r.raw, r.root.Start, r.root.Length, r.facts.FileSystem, options); err != nil {
+	if err := r.mountRoot(ctx); err != nil {
 		return err
 	}
+	if err := r.inRoot(func(root *os.Root) error { return r.planAndChange(ctx, root) }); err != nil || r.report.Unchanged {
+		return err
+	}
+	return r.step(ctx, "trim", r.trim)
+}
+
+// inRoot gives f the mounted tree, which cannot be unmounted before f returns.
+func (r *run) inRoot(f func(*os.Root) error) error {
 	root, err := r.mount.Root()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, root.Close()) }()
+	return errors.Join(f(root), root.Close())
+}
+
+// planAndChange ends early with an unchanged report where nothing is pending.
+func (r *run) planAndChange(ctx context.Context, root *os.Root) (err error) {
 	if r.before, err = readStatus(root); err != nil {
+		return err
+	}
+	if err := r.checkLayout(root); err != nil {
 		return err
 	}
 	if err := r.step(ctx, "lists", func(ctx context.Context) error { return r.fetchLists(ctx, root) }); err != nil {
@@ -148,6 +162,25 @@ func (r *run) mounted(ctx context.Context) (err error) {
 		return err
 	}
 	return r.change(ctx, root)
+}
+
+// mountRoot mounts the copy. What counts is on the disk after the unmount, or the copy is thrown away: so there
+// are no barriers, and ext4 works without its journal, whose every write would differ from the old version's. A
+// file system that was not unmounted cleanly is mounted with it, which replays what it holds.
+func (r *run) mountRoot(ctx context.Context) error {
+	if r.facts.FileSystem == "ext4" {
+		if err := r.mountWith(ctx, "noatime,noload"); errs.CodeOf(err) != disk.CodeMount {
+			return err
+		}
+	}
+	return r.mountWith(ctx, withJournal)
+}
+
+const withJournal = "noatime,nobarrier"
+
+func (r *run) mountWith(ctx context.Context, options string) (err error) {
+	r.mount, err = r.session.MountRaw(ctx, r.raw, r.root.Start, r.root.Length, r.facts.FileSystem, options)
+	return err
 }
 
 // change upgrades the packages and puts back what must not change.
@@ -168,10 +201,7 @@ func (r *run) change(ctx context.Context, root *os.Root) error {
 	if err := r.step(ctx, "check packages", func(ctx context.Context) error { return r.gate(ctx, root) }); err != nil {
 		return err
 	}
-	if err := r.step(ctx, "changes", func(ctx context.Context) error { return r.findChanges(ctx, root) }); err != nil {
-		return err
-	}
-	return r.step(ctx, "trim", func(context.Context) error { return trim(root) })
+	return r.step(ctx, "changes", func(ctx context.Context) error { return r.findChanges(ctx, root) })
 }
 
 // step runs one part, and keeps how long it took.
@@ -223,11 +253,10 @@ func (r *run) copyOriginal(ctx context.Context) error {
 		return errs.Wrap(err, errs.Internal, CodeRequest, "the copy cannot be opened")
 	}
 	defer func() { _ = f.Close() }()
-	parts, err := disk.Partitions(f, r.facts.VirtualSize)
-	if err != nil {
+	if r.parts, err = disk.Partitions(f, r.facts.VirtualSize); err != nil {
 		return err
 	}
-	r.root, err = disk.FindRoot(f, parts)
+	r.root, err = disk.FindRoot(f, r.parts)
 	return err
 }
 

@@ -24,12 +24,14 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
 	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/sandbox"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
 	"github.com/kiln-cloud/kiln/pkg/upgrade/offline"
 )
 
 func TestUpgrade(t *testing.T) {
 	original := debian(t)
+	t.Parallel()
 	before := sumOf(t, original)
 	work := t.TempDir()
 	output := filepath.Join(t.TempDir(), "new.qcow2")
@@ -69,6 +71,7 @@ func TestUpgrade(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkImage(t, original, raw, report)
+	checkInitrd(t, raw, report.KernelTo)
 
 	t.Run("nothing is pending in the result", func(t *testing.T) {
 		again := req
@@ -165,6 +168,31 @@ func checkImage(t *testing.T, original, upgraded string, report upgrade.Report) 
 	}
 }
 
+// checkInitrd: it can check the root before it mounts it, as one that was made on a running machine.
+func checkInitrd(t *testing.T, raw, kernel string) {
+	t.Helper()
+	s, err := disk.OpenSession(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	m, err := s.MountRaw(t.Context(), raw, partStart, partLength, "ext4", "ro")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list bytes.Buffer
+	err = sandbox.Run(t.Context(), sandbox.Spec{Session: s, Rootfs: m.Path(), Args: []string{"lsinitramfs", "/boot/initrd.img-" + kernel}, Env: []string{"TMPDIR=/tmp"},
+		Stdout: &list, StartServices: true})
+	for _, want := range []string{"sbin/fsck.ext4\n", "sbin/fsck\n", "/virtio_blk.ko"} {
+		if err != nil || !strings.Contains(list.String(), want) {
+			t.Errorf("%s is not in the initrd: %v\n%.300s", want, err, list.String())
+		}
+	}
+	if strings.Contains(list.String(), "kiln") {
+		t.Error("something of Kiln is in the initrd")
+	}
+}
+
 func containsName(fsys *ext4.FS, dir, name string) bool {
 	names, err := fsys.ReadDir(dir)
 	return err == nil && slices.Contains(names, name)
@@ -207,6 +235,7 @@ func (s section) ReadAt(p []byte, off int64) (int, error) { return s.f.ReadAt(p,
 
 func TestCancelLeavesNothing(t *testing.T) {
 	original := debian(t)
+	t.Parallel()
 	before := sumOf(t, original)
 	work, out := t.TempDir(), filepath.Join(t.TempDir(), "new")
 	for _, at := range []string{"copy", "packages"} {
@@ -267,7 +296,7 @@ func TestKill(t *testing.T) {
 	if !ready {
 		t.Fatal("the upgrade did not come to its middle")
 	}
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(60 * time.Second)
 	for len(leftInKernel(t, work)) > 0 {
 		if time.Now().After(deadline) {
 			t.Fatalf("mounted or looped after a kill: %v", leftInKernel(t, work))
@@ -312,6 +341,7 @@ func TestBrokenImages(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			original := edited(t, debian(t), c.spoil)
+			t.Parallel()
 			work, out := t.TempDir(), filepath.Join(t.TempDir(), "new")
 			_, err := offline.New(offline.Config{Proxy: proxy(t)}).Upgrade(t.Context(), upgrade.Request{
 				Original: original, OriginalFormat: "raw", Suites: suites(t), WorkDir: work, Output: out, OutputFormat: "raw",
@@ -321,6 +351,45 @@ func TestBrokenImages(t *testing.T) {
 			}
 			if _, err := os.Stat(out); err == nil {
 				t.Error("there is an output")
+			}
+			if l := left(t, work); len(l) > 0 {
+				t.Errorf("left %v", l)
+			}
+		})
+	}
+}
+
+// TestLayoutsThatAreRefused: before anything is fetched, and naming what is in the way.
+func TestLayoutsThatAreRefused(t *testing.T) {
+	fstab := func(line string) func(*os.Root) error {
+		return func(root *os.Root) error {
+			return root.WriteFile("etc/fstab", []byte("UUID="+rootUUID+" / ext4 defaults 0 1\n"+line+"\n"), 0o644)
+		}
+	}
+	for name, c := range map[string]struct {
+		want  string
+		spoil func(*os.Root) error
+	}{
+		"boot": {"/boot of the image", fstab("UUID=0b6cd3d1-9a1f-4d56-9d0f-2f1d0a6c0001 /boot ext4 defaults 0 2")},
+		"efi": {"grub-efi-amd64 keeps its files on the EFI system partition at /boot/efi", func(root *os.Root) error {
+			status, err := root.ReadFile("var/lib/dpkg/status")
+			status = append(status, "Package: grub-efi-amd64\nStatus: install ok installed\nArchitecture: amd64\nVersion: 2.06-13\n\n"...)
+			return errors.Join(err, root.WriteFile("var/lib/dpkg/status", status, 0o644), fstab("UUID=1234-ABCD /boot/efi vfat umask=0077 0 1")(root))
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			original := edited(t, debian(t), c.spoil)
+			work, out := t.TempDir(), filepath.Join(t.TempDir(), "new")
+			var steps []string
+			report, err := offline.New(offline.Config{Proxy: proxy(t)}).Upgrade(t.Context(), upgrade.Request{
+				Original: original, OriginalFormat: "raw", Suites: suites(t), WorkDir: work, Output: out, OutputFormat: "raw",
+				Progress: func(step string, _, _ int64, _ string) { steps = append(steps, step) },
+			})
+			if errs.CodeOf(err) != offline.CodeLayout || errs.KindOf(err) != errs.Invalid || !strings.Contains(err.Error(), c.want) {
+				t.Error(err)
+			}
+			if slices.Contains(steps, "lists") || report.Downloaded != 0 {
+				t.Errorf("it went as far as %v, %d bytes", steps, report.Downloaded)
 			}
 			if l := left(t, work); len(l) > 0 {
 				t.Errorf("left %v", l)

@@ -3,12 +3,14 @@ package offline
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/kiln-cloud/kiln/pkg/deb"
+	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/errs"
 )
 
@@ -94,6 +96,53 @@ func TestCheckMenu(t *testing.T) {
 	} {
 		if err := checkMenu(c.menu, "6.1.0-10", uuid); (err == nil) != c.ok || err != nil && errs.CodeOf(err) != CodeGate {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestLayouts(t *testing.T) {
+	const esp, boot = disk.TypeEFI, "BC13C2FF-59E6-4262-A352-B275FD6F7172"
+	for name, c := range map[string]struct {
+		fstab, partition, installed, refused string
+	}{
+		"one file system":      {fstab: "UUID=1 / ext4 defaults 0 1\nUUID=2 none swap sw 0 0\n"},
+		"no fstab":             {},
+		"boot":                 {fstab: "UUID=2 /boot ext4 defaults 0 2", refused: "/boot of"},
+		"boot, hidden":         {fstab: "# /boot was on /dev/vda2\n\tLABEL=b\t//boot/./\text2\tnoauto", refused: "/boot of"},
+		"usr":                  {fstab: "/dev/vg/usr /usr ext4 ro 0 2", refused: "/usr of"},
+		"var, bound":           {fstab: "/data/var /var none bind 0 0", refused: "/var of"},
+		"a database":           {fstab: "/dev/vdb /var/lib/mysql xfs defaults 0 2", refused: "/var/lib/mysql of"},
+		"comment":              {fstab: "#UUID=2 /boot ext4 defaults 0 2"},
+		"what users keep":      {fstab: "a /home ext4\nb /srv xfs\nc /usr/local ext4\nd /var/log ext4\ne /mnt/usr ext4\nf /variable ext4"},
+		"memory":               {fstab: "tmpfs /var/cache tmpfs size=1g 0 0"},
+		"boot by its type":     {partition: boot, refused: "/boot of"},
+		"EFI":                  {fstab: "UUID=12-34 /boot/efi vfat", partition: esp, installed: "grub-efi-amd64", refused: "grub-efi-amd64 keeps"},
+		"EFI without fstab":    {partition: esp, installed: "grub-efi-amd64-signed", refused: "grub-efi-amd64-signed keeps"},
+		"EFI of an MBR":        {partition: "0xef", installed: "systemd-boot", refused: "systemd-boot keeps"},
+		"EFI, tools only":      {partition: esp, installed: "grub-efi-amd64-bin"},
+		"EFI, boots from BIOS": {fstab: "UUID=12-34 /boot/efi vfat", partition: esp, installed: "grub-pc"},
+	} {
+		dir := t.TempDir()
+		if err := os.Mkdir(filepath.Join(dir, "etc"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if c.fstab != "" {
+			if err := os.WriteFile(filepath.Join(dir, "etc/fstab"), []byte(c.fstab), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		root, err := os.OpenRoot(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &run{root: disk.Partition{Start: 1 << 20}, parts: []disk.Partition{{Start: 1 << 20, Type: boot}, {Start: 1 << 30, Type: c.partition}},
+			before: []deb.Package{{Name: "dash"}, {Name: c.installed}}}
+		err = r.checkLayout(root)
+		if c.refused == "" && err != nil || c.refused != "" && (errs.CodeOf(err) != CodeLayout || !strings.Contains(err.Error(), c.refused)) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := root.Close(); err != nil {
+			t.Error(err)
 		}
 	}
 }
