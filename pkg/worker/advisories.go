@@ -2,11 +2,13 @@ package worker
 
 import (
 	"context"
+	"regexp"
 	"strings"
 
 	"github.com/kiln-cloud/kiln/pkg/advisory"
 	"github.com/kiln-cloud/kiln/pkg/catalog"
 	"github.com/kiln-cloud/kiln/pkg/deb"
+	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/event"
 	"github.com/kiln-cloud/kiln/pkg/job"
 	"github.com/kiln-cloud/kiln/pkg/listing"
@@ -29,10 +31,14 @@ type comparison struct {
 	indexes  map[string][]*deb.Index // by release and architecture
 	known    map[string]advisory.Advisory
 	findings []finding
+	missing  map[string]error // releases that no repository has
 }
 
+// plainName is what a release or an architecture may be called: it becomes part of an address, and images are their owners' work.
+var plainName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
+
 func (d Deps) newComparison() *comparison {
-	return &comparison{Deps: d, indexes: map[string][]*deb.Index{}, known: map[string]advisory.Advisory{}}
+	return &comparison{Deps: d, indexes: map[string][]*deb.Index{}, known: map[string]advisory.Advisory{}, missing: map[string]error{}}
 }
 
 func (h *advisoryHandler) Run(ctx context.Context, r *job.Run) (job.Result, error) {
@@ -43,7 +49,13 @@ func (h *advisoryHandler) Run(ctx context.Context, r *job.Run) (job.Result, erro
 	c := h.newComparison()
 	for i, img := range images {
 		r.Progress("compare", int64(i), int64(len(images)), "steps")
-		if err := c.add(ctx, r, img); err != nil {
+		err := c.add(ctx, r, img)
+		if errs.Is(err, errs.NotFound) {
+			// Anybody may upload an image of a release that never was: it must not hold up the others.
+			r.Warnf("image %s is not compared: %v", img.ID, err)
+			continue
+		}
+		if err != nil {
 			return job.Result{}, err
 		}
 	}
@@ -83,13 +95,22 @@ func (h *advisoryHandler) inspected(ctx context.Context) ([]catalog.Image, error
 
 // add compares one image.
 func (c *comparison) add(ctx context.Context, r *job.Run, img catalog.Image) error {
-	key := img.Facts.OS.Codename + "/" + img.Facts.Architecture
-	if _, read := c.indexes[key]; !read {
-		indexes, err := c.read(ctx, r, img.Facts)
-		if err != nil {
+	f := img.Facts
+	key := f.OS.Codename + "/" + f.Architecture
+	if !plainName.MatchString(f.OS.Codename) || !plainName.MatchString(f.Architecture) {
+		return errs.New(errs.NotFound, "kiln.advisory.release_unknown", "there is no release %q for the architecture %q", f.OS.Codename, f.Architecture)
+	}
+	if _, read := c.indexes[key]; !read && c.missing[key] == nil {
+		indexes, err := c.read(ctx, r, f)
+		if errs.Is(err, errs.NotFound) {
+			c.missing[key] = err
+		} else if err != nil {
 			return err
 		}
 		c.indexes[key] = indexes
+	}
+	if err := c.missing[key]; err != nil {
+		return err
 	}
 	c.compare(img, c.indexes[key])
 	return nil

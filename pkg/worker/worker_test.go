@@ -354,6 +354,9 @@ func (fakeUpgrader) Upgrade(_ context.Context, req upgrade.Request) (upgrade.Rep
 type fakeIndexes struct{}
 
 func (fakeIndexes) Fetch(_ context.Context, s deb.Suite) (*deb.Index, error) {
+	if s.Suite == "nowhere-security" {
+		return nil, errs.New(errs.NotFound, "kiln.test.missing", "there is no %s", s.Suite)
+	}
 	return deb.NewIndex(s, []deb.Candidate{{Name: "openssl", Version: "3.0.2", Architecture: "amd64", Source: "openssl"}}), nil
 }
 
@@ -361,4 +364,32 @@ type fakeSuites struct{}
 
 func (fakeSuites) For(codename string) []upgrade.Suite {
 	return []upgrade.Suite{{Mirror: "http://mirror.example.test", Suite: codename + "-security", Components: []string{"main"}}}
+}
+
+// An image of a release or an architecture that no repository has must not hold up the advisories of the others.
+func TestOddImagesDoNotHoldUpAdvisories(t *testing.T) {
+	s := newShop(t)
+	b := s.build(s.synced(), false)
+	now := time.Now()
+	for id, facts := range map[string]catalog.Facts{
+		"0-no-architecture": {OS: catalog.OSRelease{ID: "debian", Codename: "bookworm"}},
+		"1-no-such-release": {OS: catalog.OSRelease{ID: "debian", Codename: "nowhere"}, Architecture: "amd64"},
+		"2-a-path":          {OS: catalog.OSRelease{ID: "debian", Codename: "../../x"}, Architecture: "amd64"},
+	} {
+		if err := s.db.PutImage(t.Context(), catalog.Image{ID: id, ProjectID: "other", Name: id, State: catalog.Inspected, Facts: &facts, CreatedAt: now, UpdatedAt: now}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	j := job.Job{ID: "00000000-0000-0000-0000-000000000001", Kind: job.Advisories, Resource: "advisories", Queue: job.WorkerQueue, State: job.Pending}
+	j.MaxAttempts, j.RunAfter, j.CreatedAt, j.UpdatedAt, j.Payload = 1, now, now, now, []byte("{}")
+	if err := s.db.AddJob(t.Context(), j); err != nil {
+		t.Fatal(err)
+	}
+	s.drain()
+	if j, err := s.db.FindJob(t.Context(), j.ID); err != nil || j.State != job.Succeeded {
+		t.Fatalf("job %+v, error %v", j, err)
+	}
+	if pending, err := s.db.ListPending(t.Context(), b.ImageID); err != nil || len(pending) != 1 {
+		t.Errorf("pending %+v, error %v", pending, err)
+	}
 }

@@ -16,7 +16,8 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/openstack/glance"
 )
 
-// debian is a disk that has what reading it looks for: a release and a package.
+// debian is a disk that has what reading it looks for: a release and a package, but no dpkg, so that its architecture
+// is not known. TestRealStory comes after it: one such image must not hold up the advisories of the others.
 func debian(t *testing.T) []byte {
 	t.Helper()
 	tree := t.TempDir()

@@ -28,7 +28,7 @@ import (
 type stand struct {
 	id   string // of this run, in the name of everything that it makes
 	dir  string // of this run
-	keep string // from run to run: packages and the lock
+	keep string // from run to run: programs, packages and the lock
 	bin  string
 	api  string // address
 
@@ -100,7 +100,7 @@ func newStand() (*stand, error) {
 	if s.dir, err = os.MkdirTemp(s.keep, "run-"); err != nil {
 		return nil, err
 	}
-	s.bin = filepath.Join(s.dir, "bin")
+	s.bin = filepath.Join(s.keep, "bin") // go links only what changed since the run before
 	s.admin, err = openstack.Connect(context.Background(), openstack.Config{
 		AuthURL: os.Getenv("KILN_TEST_AUTH_URL"), Username: "admin", Password: secret(), ProjectName: "admin", Region: os.Getenv("KILN_TEST_REGION"), Interface: "public",
 	})
@@ -146,7 +146,7 @@ func (s *stand) down() error {
 	defer cancel()
 	err := errors.Join(s.stopPrograms(), s.remove(ctx, s.id))
 	if err != nil || os.Getenv("KILN_TEST_KEEP_LOGS") != "" {
-		return errors.Join(err, os.RemoveAll(s.bin)) // the logs tell why
+		return err // the logs in s.dir tell why
 	}
 	return os.RemoveAll(s.dir)
 }
