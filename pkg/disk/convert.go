@@ -179,7 +179,7 @@ func OrFull(dir string, err error) error {
 	if err == nil || errs.CodeOf(err) == CodeFull || unix.Statfs(dir, &fs) != nil {
 		return err
 	}
-	if int64(fs.Bavail)*fs.Bsize >= fullBelow { //nolint:gosec // a file system has less than 2^63 bytes
+	if int64(fs.Bavail)*fs.Bsize >= fullBelow {
 		return err
 	}
 	return errs.Wrap(err, errs.TooLarge, CodeFull, "The disk with the work folder is full.")

@@ -102,6 +102,6 @@ func (f Fault) apply(m *meter) bool {
 		m.mute = true
 		return false
 	}
-	drop(m.ResponseWriter)
+	m.lost = true
 	return true
 }

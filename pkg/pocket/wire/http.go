@@ -127,7 +127,12 @@ func (k Kit) Edge(rec *Recorder, faults *Faults, next http.Handler) http.Handler
 		r.Body = body
 		r = r.WithContext(context.WithValue(r.Context(), recordKey{}, entry))
 		w.Header().Set("X-Openstack-Request-Id", entry.RequestID)
-		defer func() { rec.Add(*entry) }()
+		defer func() {
+			rec.Add(*entry) // before the client can know of the end
+			if out.lost {
+				drop(w)
+			}
+		}()
 
 		if f, hit := faults.take(entry); hit && f.apply(out) {
 			return
@@ -145,6 +150,7 @@ type meter struct {
 	cut     int64 // bytes to pass before the connection is cut; -1 for never
 	mute    bool  // nothing of the answer leaves, and the connection is cut at the end
 	wasCut  bool
+	lost    bool // the connection is to be dropped
 	started bool
 }
 
@@ -191,15 +197,15 @@ func (m *meter) Write(p []byte) (int, error) {
 // Unwrap lets http.ResponseController reach the connection.
 func (m *meter) Unwrap() http.ResponseWriter { return m.ResponseWriter }
 
-// end drops the connection where a fault cut the request or the answer.
+// end marks the connection as lost where a fault cut the request or the answer.
 func (m *meter) end() {
 	switch {
 	case m.silent():
 		m.entry.Status = 0
-		drop(m.ResponseWriter)
+		m.lost = true
 	case m.wasCut:
 		_ = http.NewResponseController(m.ResponseWriter).Flush() // what was passed before the cut is to arrive
-		drop(m.ResponseWriter)
+		m.lost = true
 	}
 }
 
