@@ -22,7 +22,7 @@ import (
 func TestAgentKilledWhileWarmingUp(t *testing.T) {
 	w, data, image := agentWorld(t)
 	agent := w.startAgent("node1")
-	w.valve.holdAfter(2 << 20)
+	w.valve.holdDownloads(2 << 20)
 	made := w.warmUp(image)[0]
 	w.valve.waitHeld(t, 1, 30*time.Second)
 	store := filepath.Join(w.dir, "stores", "disk")
@@ -76,7 +76,7 @@ func TestAgentKilledWhilePlanting(t *testing.T) {
 	second := noise(8<<20, 9)
 	other := w.upload("second", "raw", bytes.NewReader(second), int64(len(second)))
 	w.version("second", other)
-	w.valve.holdAfter(2 << 20)
+	w.valve.holdDownloads(2 << 20)
 	again := w.warmUp(other, "node1")
 	w.valve.waitHeld(t, 1, 30*time.Second)
 	w.cancelled(again[0]) // the store's copy, so that the plant asks Glance

@@ -67,9 +67,9 @@ func TestDatabaseKilled(t *testing.T) {
 	w.cluster("node1")
 
 	u := w.upgrade(debianImage)
-	w.waitStage(u.JobID, "packages")
-	w.valve.holdAfter(1 << 20)
-	w.valve.waitHeld(t, 1, time.Minute) // the upload of the upgrade
+	w.valve.holdUploads(1 << 20)
+	w.valve.waitHeld(t, 1, 3*time.Minute) // the upload of the upgrade
+	w.valve.holdDownloads(1 << 20)
 	copies := w.warmUp(debianImage, "node1")
 	w.valve.waitHeld(t, 2, time.Minute) // and the download of its original into the cluster's store
 	w.slowly(400 * time.Millisecond)
@@ -80,6 +80,9 @@ func TestDatabaseKilled(t *testing.T) {
 		}
 		return nil
 	})
+	if n := w.count("SELECT COUNT(*) FROM jobs WHERE state = 'running'"); n < 4 {
+		t.Errorf("only %d jobs are under way", n)
+	}
 	if err := w.mysql.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +94,7 @@ func TestDatabaseKilled(t *testing.T) {
 	}
 	w.green()
 	w.allPlaced(jobs)
-	if j, log := w.ended(u.JobID, 90*time.Second); j.State != job.Succeeded {
+	if j, log := w.ended(u.JobID, 3*time.Minute); j.State != job.Succeeded {
 		t.Errorf("the upgrade is %s after %d attempts: %+v\n%v", j.State, j.Attempt, j.Error, log)
 	}
 	w.upgradedOnce(u, before)
@@ -127,19 +130,6 @@ func (w *world) warmUp(image string, nodes ...string) []cache.Copy {
 		w.t.Fatal(err)
 	}
 	return out.Copies
-}
-
-// waitStage waits until a job says that it is at a stage.
-func (w *world) waitStage(id, stage string) {
-	w.t.Helper()
-	eventually(w.t, time.Minute, func() error {
-		var j job.Job
-		err := w.admin.Get(w.t.Context(), "/v1/jobs/"+id, &j)
-		if err == nil && j.Progress.Stage != stage {
-			err = fmt.Errorf("the job is %s at %q: %+v", j.State, j.Progress.Stage, j.Error)
-		}
-		return err
-	})
 }
 
 // noise is bytes that no file system makes smaller, the same for each seed.

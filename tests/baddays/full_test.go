@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kiln-cloud/kiln/pkg/build"
 	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/job"
 )
@@ -78,7 +79,7 @@ func TestWorkerKilledWhileDownloading(t *testing.T) {
 	image := w.upload("some", "raw", bytes.NewReader(noise(4<<20, 5)), 4<<20)
 	w.startAPI()
 	worker := w.start("kiln-worker")
-	w.valve.holdAfter(1 << 20)
+	w.valve.holdDownloads(1 << 20)
 	inspection := w.inspect(image)
 	w.valve.waitHeld(t, 1, 30*time.Second)
 	cache := filepath.Join(w.dir, "state", "cache", "images")
@@ -96,4 +97,48 @@ func TestWorkerKilledWhileDownloading(t *testing.T) {
 	if len(left) != 1 || slices.Contains(halves, left[0]) {
 		t.Errorf("the cache holds %v; %v was half", left, halves)
 	}
+}
+
+// A build fills the disk of the worker: that is told as the worker's fault and not the recipe's, nothing stays
+// mounted or on the disk, and the next job runs.
+func TestDiskIsFullInTheMiddleOfABuild(t *testing.T) {
+	w := newWorld(t)
+	_, dir := w.onSmallDisk(200)
+	w.startAPI()
+	worker := w.start("kiln-worker", "[worker]\nwork_dir = "+dir+"\n")
+	var src build.Source
+	tree := map[string]string{"recipes/plain.yaml": "name: plain\nfrom:\n  release: bookworm\n"}
+	if err := w.member.Post(t.Context(), "/v1/sources", build.NewSource{Name: "main", URL: "file://" + repository(t, tree)}, &src); err != nil {
+		t.Fatal(err)
+	}
+	w.ended(src.JobID, 30*time.Second)
+	var b build.Build
+	if err := w.member.Post(t.Context(), "/v1/builds", map[string]string{"source": "main", "recipe": "plain"}, &b); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 3*time.Minute, func() error { return w.failedAttempt(b.JobID, 1) })
+	var j job.Job
+	if err := w.member.Get(t.Context(), "/v1/jobs/"+b.JobID, &j); err != nil || j.Error == nil || j.Error.Code != disk.CodeFull {
+		t.Errorf("the job is %s: %+v, error %v", j.State, j.Error, err)
+	}
+	t.Logf("at %q: %s", j.Progress.Stage, j.Error.Detail)
+	if err := w.member.Post(t.Context(), "/v1/jobs/"+b.JobID+"/cancel", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if j, _ := w.ended(b.JobID, time.Minute); j.State != job.Cancelled {
+		t.Errorf("the cancelled job is %s", j.State)
+	}
+	if left := files(t, dir); len(left) > 0 {
+		t.Errorf("the build left %v", left)
+	}
+	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Count(string(mounts), dir) != 1 {
+		t.Errorf("something is mounted from %s still (error %v):\n%s", dir, err, mounts)
+	}
+	if j, log := w.ended(w.inspect(w.small()), 30*time.Second); j.State != job.Succeeded {
+		t.Errorf("the next job: %+v\n%v", j, log)
+	}
+	if len(w.images()) != 1 {
+		t.Errorf("Glance has %d images", len(w.images()))
+	}
+	stillRun(t, worker)
 }

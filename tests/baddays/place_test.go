@@ -170,7 +170,7 @@ func (w *world) ledgerIsPlacement(want int) {
 func TestEngineKilledWhilePlacing(t *testing.T) {
 	w := newWorld(t)
 	w.startAPI()
-	engine := w.start("kiln-engine")
+	engine := w.start("kiln-engine", "[engine]\nparallel = 4\n")
 	w.nodesKnown()
 	w.slowly(400 * time.Millisecond)
 	jobs := w.place(w.small(), 20)
@@ -205,6 +205,7 @@ func TestTwoOfEach(t *testing.T) {
 	}
 	w.nodesKnown()
 	w.slowly(300 * time.Millisecond)
+	w.cloud.Fail(wire.Match{Service: pocket.Image, Method: http.MethodGet, PathSuffix: "/file"}, wire.Fault{Delay: 300 * time.Millisecond, DelayOnly: true}, -1)
 	image := w.small()
 	jobs := w.place(image, 12)
 	var inspections []string

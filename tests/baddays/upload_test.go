@@ -66,14 +66,14 @@ func TestGlanceFullAndGone(t *testing.T) {
 	w.start("kiln-worker")
 	w.cloud.Fail(wire.Match{Service: pocket.Image, Method: http.MethodPut, PathSuffix: "/file"}, wire.Fault{Status: http.StatusRequestEntityTooLarge}, 1)
 	u := w.upgrade(image)
-	eventually(t, time.Minute, func() error { return w.failedAttempt(u.JobID, 1) })
-	w.valve.holdAfter(1 << 20)
-	w.valve.waitHeld(t, 1, time.Minute)
+	eventually(t, 3*time.Minute, func() error { return w.failedAttempt(u.JobID, 1) })
+	w.valve.holdUploads(1 << 20)
+	w.valve.waitHeld(t, 1, 3*time.Minute)
 	w.valve.setAway(true)
 	w.valve.release()
 	eventually(t, time.Minute, func() error { return w.failedAttempt(u.JobID, 2) })
 	w.valve.setAway(false)
-	j, log := w.ended(u.JobID, time.Minute)
+	j, log := w.ended(u.JobID, 3*time.Minute)
 	if j.State != job.Succeeded || j.Attempt != 3 {
 		t.Errorf("the job is %s after %d attempts: %+v", j.State, j.Attempt, j.Error)
 	}

@@ -1,7 +1,6 @@
 package baddays
 
 import (
-	"context"
 	"io"
 	"net"
 	"net/http"
@@ -20,9 +19,9 @@ type valve struct {
 	server *http.Server
 
 	mu    sync.Mutex
-	after int64         // bytes that pass before a body is held; < 0: none is held
-	open  chan struct{} // closed when held bodies may go on
-	held  int           // bodies that wait now
+	after map[string]int64 // by method: bytes of an image that pass before the body is held
+	open  chan struct{}    // closed when held bodies may go on
+	held  int              // bodies that wait now
 	away  bool
 	conns map[net.Conn]bool
 }
@@ -37,17 +36,17 @@ func newValve(t *testing.T, target string) *valve {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := &valve{url: "http://" + listener.Addr().String(), after: -1, open: make(chan struct{}), conns: map[net.Conn]bool{}}
+	v := &valve{url: "http://" + listener.Addr().String(), after: map[string]int64{}, open: make(chan struct{}), conns: map[net.Conn]bool{}}
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(u)
 			if strings.HasSuffix(r.In.URL.Path, "/file") && r.Out.Body != nil {
-				r.Out.Body = v.watch(r.In.Context(), r.Out.Body)
+				r.Out.Body = v.watch(r.In, r.Out.Body)
 			}
 		},
 		ModifyResponse: func(r *http.Response) error {
 			if strings.HasSuffix(r.Request.URL.Path, "/file") {
-				r.Body = v.watch(r.Request.Context(), r.Body)
+				r.Body = v.watch(r.Request, r.Body)
 			}
 			return nil
 		},
@@ -78,21 +77,25 @@ func (v *valve) connState(c net.Conn, s http.ConnState) {
 	}
 }
 
-// holdAfter holds every body of an image once so many bytes have passed.
-func (v *valve) holdAfter(n int64) {
+// holdUploads holds every upload of an image once so many bytes have passed.
+func (v *valve) holdUploads(after int64) { v.hold(http.MethodPut, after) }
+
+// holdDownloads holds every download of an image once so many bytes have passed.
+func (v *valve) holdDownloads(after int64) { v.hold(http.MethodGet, after) }
+
+func (v *valve) hold(method string, after int64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.after, v.open = n, make(chan struct{})
+	v.after[method] = after
 }
 
 // release lets held bodies go on, and holds no more.
 func (v *valve) release() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.after >= 0 {
-		close(v.open)
-	}
-	v.after = -1
+	clear(v.after)
+	close(v.open)
+	v.open = make(chan struct{})
 }
 
 // waitHeld waits until so many bodies are held.
@@ -120,41 +123,50 @@ func (v *valve) setAway(away bool) {
 	}
 }
 
-func (v *valve) watch(ctx context.Context, body io.ReadCloser) io.ReadCloser {
-	return &watched{ReadCloser: body, valve: v, ctx: ctx}
+func (v *valve) watch(r *http.Request, body io.ReadCloser) io.ReadCloser {
+	return &watched{ReadCloser: body, valve: v, request: r}
 }
 
 type watched struct {
 	io.ReadCloser
-	valve  *valve
-	ctx    context.Context //nolint:containedctx // that of the request whose body this is
-	passed int64
+	valve   *valve
+	request *http.Request
+	passed  int64
 }
 
+// Read lets what may pass go through, and waits where the rest is held.
 func (w *watched) Read(p []byte) (int, error) {
-	v := w.valve
-	v.mu.Lock()
-	hold, open := v.after >= 0 && w.passed >= v.after, v.open
-	if v.after >= 0 && !hold {
-		p = p[:min(int64(len(p)), v.after-w.passed)]
-	}
-	if hold {
-		v.held++
-	}
-	v.mu.Unlock()
-	if hold {
+	limit, open := w.valve.limit(w.request.Method)
+	if limit >= 0 && w.passed >= limit {
+		w.valve.wait(1)
 		select {
 		case <-open:
-		case <-w.ctx.Done():
+		case <-w.request.Context().Done():
 		}
-		v.mu.Lock()
-		v.held--
-		v.mu.Unlock()
-		if err := w.ctx.Err(); err != nil {
+		w.valve.wait(-1)
+		if err := w.request.Context().Err(); err != nil {
 			return 0, err
 		}
+	} else if limit >= 0 {
+		p = p[:min(int64(len(p)), limit-w.passed)]
 	}
 	n, err := w.ReadCloser.Read(p)
 	w.passed += int64(n)
 	return n, err
+}
+
+// limit is how many bytes may pass, < 0 for all, and what is closed when that ends.
+func (v *valve) limit(method string) (int64, chan struct{}) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if n, ok := v.after[method]; ok {
+		return n, v.open
+	}
+	return -1, nil
+}
+
+func (v *valve) wait(n int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.held += n
 }
