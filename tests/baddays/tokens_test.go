@@ -10,8 +10,15 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/build"
 )
 
-// ask makes one request and gives its answer without the body.
-func (w *world) ask(method, path, token string) *http.Response {
+// answer is a response without its body.
+type answer struct {
+	StatusCode int
+	Status     string
+	Header     http.Header
+}
+
+// ask makes one request.
+func (w *world) ask(method, path, token string) answer {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), 30*time.Second)
 	defer cancel()
@@ -29,7 +36,7 @@ func (w *world) ask(method, path, token string) *http.Response {
 	if err := resp.Body.Close(); err != nil {
 		w.t.Fatal(err)
 	}
-	return resp
+	return answer{resp.StatusCode, resp.Status, resp.Header}
 }
 
 // refused expects a 401 that says where tokens are made.

@@ -54,7 +54,7 @@ func newValve(t *testing.T, target string) *valve {
 		ErrorHandler:  func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) }, // as a service that died
 	}
 	v.server = &http.Server{Handler: proxy, ReadHeaderTimeout: 30 * time.Second, ConnState: v.connState}
-	go v.server.Serve(listener) //nolint:errcheck // ends with Close
+	go v.server.Serve(listener)
 	t.Cleanup(func() {
 		v.release()
 		_ = v.server.Close()
