@@ -16,7 +16,7 @@ func (e *Engine) sweepImages(ctx context.Context) error {
 }
 
 func (e *Engine) hideSuperseded(ctx context.Context) error {
-	versions, err := e.Store.ListVersions(ctx, listing.All().Where("state", string(catalog.Superseded)))
+	versions, err := listing.Read(ctx, listing.All().Where("state", string(catalog.Superseded)), e.Store.ListVersions, versionID)
 	if err != nil || len(versions) == 0 {
 		return err
 	}
@@ -72,3 +72,5 @@ func (e *Engine) removeHalves(ctx context.Context) error {
 	}
 	return all
 }
+
+func versionID(v catalog.Version) string { return v.ID }

@@ -147,7 +147,7 @@ func (h *buildHandler) factsOf(ctx context.Context, r *job.Run, g catalog.Glance
 
 // newest is the version that the new one follows; nil for the first.
 func (d Deps) newest(ctx context.Context, f catalog.Family) (*catalog.Version, error) {
-	versions, err := d.Store.ListVersions(ctx, listing.All().Where("family_id", f.ID).Where("state", string(catalog.Published)))
+	versions, err := d.versions(ctx, f.ID, catalog.Published)
 	if err != nil || len(versions) == 0 {
 		return nil, err
 	}

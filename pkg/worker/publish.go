@@ -115,7 +115,7 @@ func (p *publisher) upload(ctx context.Context, r *job.Run, path string, pub pub
 
 // finish names the version and returns what must be written with the job's end.
 func (p *publisher) finish(ctx context.Context, r *job.Run, g catalog.GlanceImage, pub publication) (catalog.Version, func(context.Context) error, error) {
-	versions, err := p.Store.ListVersions(ctx, listing.All().Where("family_id", pub.family.ID))
+	versions, err := p.versions(ctx, pub.family.ID, "")
 	if err != nil {
 		return catalog.Version{}, nil, err
 	}
@@ -160,7 +160,7 @@ func (p *publisher) record(ctx context.Context, r *job.Run, v catalog.Version) e
 		}
 		return err
 	}
-	versions, err := p.Store.ListVersions(ctx, listing.All().Where("family_id", v.FamilyID).Where("state", string(catalog.Published)))
+	versions, err := p.versions(ctx, v.FamilyID, catalog.Published)
 	if err != nil {
 		return err
 	}
@@ -184,7 +184,7 @@ func (p *publisher) record(ctx context.Context, r *job.Run, v catalog.Version) e
 // hideSuperseded tells Glance which versions of the family are out of date. The newest is never hidden.
 // The engine's sweep does the same, so a crash before this call costs time only.
 func (p *publisher) hideSuperseded(ctx context.Context, familyID string) error {
-	versions, err := p.Store.ListVersions(ctx, listing.All().Where("family_id", familyID).Where("state", string(catalog.Superseded)))
+	versions, err := p.versions(ctx, familyID, catalog.Superseded)
 	if err != nil {
 		return err
 	}
@@ -196,6 +196,15 @@ func (p *publisher) hideSuperseded(ctx context.Context, familyID string) error {
 		}
 	}
 	return err
+}
+
+// versions are all of a family, or those in one state.
+func (d Deps) versions(ctx context.Context, familyID string, state catalog.VersionState) ([]catalog.Version, error) {
+	q := listing.All().Where("family_id", familyID)
+	if state != "" {
+		q = q.Where("state", string(state))
+	}
+	return listing.Read(ctx, q, d.Store.ListVersions, func(v catalog.Version) string { return v.ID })
 }
 
 func imageRow(g catalog.GlanceImage, projectID string, facts *catalog.Facts, now time.Time) catalog.Image {

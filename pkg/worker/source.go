@@ -45,7 +45,7 @@ func (h *syncHandler) Run(ctx context.Context, r *job.Run) (job.Result, error) {
 		return job.Result{}, err
 	}
 	now := h.Now()
-	src.State, src.Error, src.SyncedAt, src.UpdatedAt = "ready", "", &now, now
+	src.State, src.Error, src.SyncedAt, src.UpdatedAt = build.SourceReady, "", &now, now
 	faulty := 0
 	for _, row := range rows {
 		for _, p := range row.Problems {
@@ -71,12 +71,18 @@ func (h *syncHandler) Run(ctx context.Context, r *job.Run) (job.Result, error) {
 }
 
 // Failed keeps the reason on the source; the recipes of the last good commit stay.
-func (h *syncHandler) Failed(ctx context.Context, j job.Job, _ job.State, f *job.Failure) error {
+func (h *syncHandler) Failed(ctx context.Context, j job.Job, s job.State, f *job.Failure) error {
 	src, err := h.Store.FindSource(ctx, j.ResourceID())
 	if err != nil {
 		return err
 	}
-	src.State, src.Error, src.UpdatedAt = "failed", f.Detail, h.Now()
+	src.State, src.Error, src.UpdatedAt = build.SourceFailed, f.Detail, h.Now()
+	if s == job.Cancelled { // as a sync that was cancelled before it ran (build.Service.SyncCancelled)
+		src.State, src.Error = build.SourceNew, ""
+		if src.SyncedAt != nil {
+			src.State = build.SourceReady
+		}
+	}
 	return h.Store.UpdateSource(ctx, src)
 }
 
