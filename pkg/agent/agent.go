@@ -59,17 +59,16 @@ func (a *Agent) Handlers() []job.Handler {
 	return []job.Handler{&warmUpHandler{a}, &plantHandler{a}, &evictHandler{a}}
 }
 
-// Queues are the node's own and, where the node is in a cluster, that of the cluster.
-func (a *Agent) Queues(ctx context.Context) ([]job.Queue, error) {
-	queues := []job.Queue{job.NodeQueue(a.Node)}
+// ClusterQueue is the queue that the agents of the node's cluster share; "" where the node is in none.
+func (a *Agent) ClusterQueue(ctx context.Context) (job.Queue, error) {
 	c, err := a.Store.ClusterOfNode(ctx, a.Node)
 	switch {
 	case errs.Is(err, errs.NotFound):
-		return queues, nil
+		return "", nil
 	case err != nil:
-		return nil, err
+		return "", err
 	}
-	return append(queues, job.ClusterQueue(c.Name)), nil
+	return job.ClusterQueue(c.Name), nil
 }
 
 // Serve says that the node is alive, and keeps planted files young, until ctx ends.
