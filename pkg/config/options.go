@@ -28,6 +28,7 @@ type Default struct {
 	LogJSON      bool   `opt:"use_json" default:"false" help:"Write the log as JSON instead of oslo's line layout."`
 	Host         string `opt:"host" help:"Name of this host in leases and messages; the machine's host name where left out."`
 	StatePath    string `opt:"state_path" default:"/var/lib/kiln" help:"Folder for everything that the programs keep on disk."`
+	MonitorBind  string `opt:"monitor_bind" help:"Address (host:port) on which engine, worker and agent serve /metrics and /healthcheck, without a token; none where left out. The API has them on its own port."`
 	TransportURL string `opt:"transport_url" rule:"transport" secret:"true" default:"memory://" help:"Message bus: rabbit://user:password@host:5672/vhost, or memory:// where all runs in one process."`
 }
 

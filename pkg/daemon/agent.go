@@ -16,7 +16,7 @@ import (
 
 // Agent serves one compute node.
 func Agent(ctx context.Context, p *Parts) error {
-	return Serve(ctx, p.Agent(p.Config.Agent.Node, p.Config.Agent.InstancesPath, p.Config.Agent.StoreDir), p.Relay())
+	return Serve(ctx, p.Agent(p.Config.Agent.Node, p.Config.Agent.InstancesPath, p.Config.Agent.StoreDir), p.Relay(), p.Monitor())
 }
 
 // Agent is the loops of the agent of one node.

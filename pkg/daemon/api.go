@@ -26,28 +26,31 @@ func API(ctx context.Context, p *Parts) error {
 
 // HTTP is the API on a listener.
 func (p *Parts) HTTP(listener net.Listener) Loop {
-	return func(ctx context.Context) error {
-		// Event streams end with this context: Shutdown would wait for them for ever.
-		streams, endStreams := context.WithCancel(context.WithoutCancel(ctx))
-		defer endStreams()
-		server := &http.Server{
-			Handler: p.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
-			BaseContext: func(net.Listener) context.Context { return streams },
-		}
-		go func() {
-			<-ctx.Done()
-			endStreams()
-			bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-			defer cancel()
-			if err := server.Shutdown(bounded); err != nil {
-				server.Close() //nolint:errcheck // the program ends
-			}
-		}()
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			return err
-		}
-		return ctx.Err()
+	return func(ctx context.Context) error { return serveHTTP(ctx, listener, p.Handler()) }
+}
+
+// serveHTTP serves until ctx ends and lets what is under way finish, within a bound.
+func serveHTTP(ctx context.Context, listener net.Listener, handler http.Handler) error {
+	// Event streams end with this context: Shutdown would wait for them for ever.
+	streams, endStreams := context.WithCancel(context.WithoutCancel(ctx))
+	defer endStreams()
+	server := &http.Server{
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		BaseContext: func(net.Listener) context.Context { return streams },
 	}
+	go func() {
+		<-ctx.Done()
+		endStreams()
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		if err := server.Shutdown(bounded); err != nil {
+			server.Close() //nolint:errcheck // the program ends
+		}
+	}()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return ctx.Err()
 }
 
 // Handler is the API as an http.Handler.

@@ -11,7 +11,7 @@ import (
 
 // Engine places workloads and reconciles.
 func Engine(ctx context.Context, p *Parts) error {
-	return Serve(ctx, p.Engine(), p.Relay(), p.prune)
+	return Serve(ctx, p.Engine(), p.Relay(), p.Monitor(), p.prune)
 }
 
 // Engine is the loops of one engine.

@@ -46,6 +46,7 @@ type Parts struct {
 	Auth      identity.Authenticator
 	Policy    *policy.Enforcer
 	Registry  *prometheus.Registry
+	attempts  *prometheus.HistogramVec
 	// Owner names this process in leases.
 	Owner string
 }
@@ -53,6 +54,12 @@ type Parts struct {
 // Open makes the parts from a configuration. The error tells every fault of it that can be seen here.
 func Open(ctx context.Context, program string, cfg config.Config, log *logrus.Logger) (*Parts, error) {
 	p := &Parts{Program: program, Config: cfg, Log: log, Registry: prometheus.NewRegistry()}
+	p.attempts = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "kiln_job_attempt_seconds", Help: "Time of the attempts at jobs.", Buckets: prometheus.ExponentialBuckets(0.1, 3, 10),
+	}, []string{"kind", "outcome"})
+	if err := p.Registry.Register(p.attempts); err != nil {
+		return nil, err
+	}
 	p.Owner = fmt.Sprintf("%s:%s:%d:%s", program, cfg.Default.Host, os.Getpid(), uuid.NewString()[:8])
 	var err error
 	if p.Policy, err = loadPolicy(cfg.Policy.File, log); err != nil {
@@ -174,6 +181,14 @@ func (p *Parts) WaitSchema(ctx context.Context) error {
 func (p *Parts) runner(queues []job.Queue, handlers []job.Handler, parallel int) *job.Runner {
 	return &job.Runner{
 		Store: p.DB, Waker: p.Bus, Events: p.DB, Handlers: handlers, Queues: queues, Owner: p.Owner, Parallel: parallel,
-		Lease: p.Config.Worker.Lease, Log: p.Log,
+		Lease: p.Config.Worker.Lease, Log: p.Log, Observe: p.observe,
 	}
+}
+
+func (p *Parts) observe(kind job.Kind, err error, took time.Duration) {
+	outcome := "succeeded"
+	if err != nil {
+		outcome = errs.CodeOf(err)
+	}
+	p.attempts.WithLabelValues(string(kind), outcome).Observe(took.Seconds())
 }

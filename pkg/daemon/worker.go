@@ -25,7 +25,7 @@ func Worker(ctx context.Context, p *Parts) error {
 	if err != nil {
 		return err
 	}
-	return Serve(ctx, loop, p.Relay())
+	return Serve(ctx, loop, p.Relay(), p.Monitor())
 }
 
 // Worker is the loop of one worker.

@@ -117,6 +117,7 @@ type Runner struct {
 	Queues   []Queue
 	Owner    string // unique for each process: "<host>:<pid>:<random>"; each lease adds a number of its own
 	Events   event.Recorder
+	Observe  func(kind Kind, err error, took time.Duration) // told of each attempt; may be nil
 	Parallel int
 	Lease    time.Duration // how long a silent owner keeps a job
 	Beat     time.Duration // how often it renews; well below Lease
@@ -227,7 +228,11 @@ func (r *Runner) attempt(ctx context.Context, j Job) {
 		r.heartbeat(workCtx, run, stop)
 	}()
 	log.WithField("attempt", j.Attempt).Info("job started")
+	began := r.Now()
 	result, err := r.call(workCtx, run)
+	if r.Observe != nil {
+		r.Observe(j.Kind, err, r.Now().Sub(began))
+	}
 	cause := context.Cause(workCtx)
 	stop(nil)
 	<-beats
