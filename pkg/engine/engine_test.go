@@ -288,6 +288,45 @@ func TestLostAnswerStartsNoSecondServer(t *testing.T) {
 	p.equal(1)
 }
 
+// An engine dies while Nova works on its create, and the user deletes the workload before the server can be seen:
+// the removal waits for the dead engine's lease, and nothing is left.
+func TestDeleteDuringACreateThatNobodyWaitsForLeavesNothing(t *testing.T) {
+	p := newPlant(t, nodes(1)...)
+	w := p.vm("one")
+	now := time.Now()
+	if j, err := p.db.LeaseJob(t.Context(), []job.Queue{job.EngineQueue}, "dead", now, now.Add(time.Second)); err != nil || j == nil || j.ID != w.JobID {
+		t.Fatalf("leased %+v, error %v", j, err)
+	}
+	w.State = placement.Placing
+	if err := p.db.UpdateWorkload(t.Context(), w, placement.Requested); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.service.DeleteWorkload(t.Context(), p.by, w.ID); err != nil {
+		t.Fatal(err)
+	}
+	flavor, err := p.nova.Flavor(t.Context(), "kiln.tiny")
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := make(chan error, 1)
+	go func() {
+		time.Sleep(300 * time.Millisecond)
+		_, err := p.nova.CreateServer(t.Context(), p.by.ProjectID, placement.NewServer{
+			Name: "one", ImageID: p.image, FlavorID: flavor.ID, Host: "node1", Metadata: map[string]string{placement.KeyWorkload: w.ID},
+		})
+		late <- err
+	}()
+	p.drain()
+	if err := <-late; err != nil {
+		t.Fatal(err)
+	}
+	found, err := p.nova.ServersByKey(t.Context(), p.by.ProjectID, w.ID)
+	if got := p.find(w.ID); err != nil || len(found) != 0 || got.State != placement.Deleted {
+		t.Errorf("servers %+v, workload %+v, error %v", found, got, err)
+	}
+	p.equal(0)
+}
+
 // Somebody deletes the server in Nova: the next round of reconciling frees the ledger and says so.
 func TestServerDeletedOutsideKilnIsNoticed(t *testing.T) {
 	p := newPlant(t, nodes(1)...)

@@ -29,13 +29,17 @@ func (h *placeHandler) Run(ctx context.Context, r *job.Run) (job.Result, error) 
 	if err != nil {
 		return job.Result{}, err
 	}
+	m := h.manager(w.Kind)
+	if w.State == placement.Deleting || w.State == placement.Deleted {
+		// It was deleted while an attempt died: what that one may have created is nobody's.
+		return job.Result{Value: map[string]string{"state": string(w.State)}}, h.undo(ctx, m, w)
+	}
 	if w.State != placement.Requested && w.State != placement.Placing {
 		return job.Result{Value: map[string]string{"state": string(w.State)}}, nil
 	}
 	if err := h.prepare(ctx, &w); err != nil {
 		return job.Result{}, err
 	}
-	m := h.manager(w.Kind)
 	inst, err := m.find(ctx, w)
 	if err != nil {
 		return job.Result{}, err
@@ -84,7 +88,7 @@ func (h *placeHandler) prepare(ctx context.Context, w *placement.Workload) error
 		w.Flavor, w.Resources = f.ID, f.Resources
 	}
 	w.State, w.UpdatedAt = placement.Placing, h.Now()
-	return h.Store.UpdateWorkload(ctx, *w)
+	return h.Store.UpdateWorkload(ctx, *w, placement.Requested, placement.Placing)
 }
 
 // mayUse refuses an image that the workload's project could not see by itself. Kiln calls Nova and Zun as an
@@ -302,7 +306,8 @@ func (h *placeHandler) placed(r *job.Run, w placement.Workload, inst instance, c
 				return err
 			}
 			w.State, w.Node, w.ExternalID, w.Resources, w.Error, w.UpdatedAt = placement.Active, c.Node, inst.id, c.Resources, "", h.Now()
-			if err := h.Store.UpdateWorkload(ctx, w); err != nil {
+			// A delete that came meanwhile wins: its own job removes what was started here.
+			if err := h.Store.UpdateWorkload(ctx, w, placement.Placing); err != nil {
 				return err
 			}
 			return h.Store.Record(ctx, event.Event{Type: "workload.active", Resource: "workloads/" + w.ID, ProjectID: w.ProjectID, RequestID: r.Job.RequestID})
@@ -317,7 +322,7 @@ func (h *placeHandler) Failed(ctx context.Context, j job.Job, _ job.State, f *jo
 		return err
 	}
 	w.State, w.Error, w.UpdatedAt = placement.Errored, f.Detail, h.Now()
-	if err := h.Store.UpdateWorkload(ctx, w); err != nil {
+	if err := h.Store.UpdateWorkload(ctx, w, placement.Placing, placement.Requested); err != nil {
 		return err
 	}
 	return h.Store.Record(ctx, event.Event{Type: "workload.error", Resource: "workloads/" + w.ID, ProjectID: w.ProjectID, RequestID: j.RequestID})

@@ -2,11 +2,13 @@ package engine
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/event"
 	"github.com/kiln-cloud/kiln/pkg/job"
+	"github.com/kiln-cloud/kiln/pkg/listing"
 	"github.com/kiln-cloud/kiln/pkg/placement"
 )
 
@@ -21,6 +23,10 @@ func (h *removeHandler) Kind() job.Kind { return job.Remove }
 func (h *removeHandler) Run(ctx context.Context, r *job.Run) (job.Result, error) {
 	w, err := h.Store.FindWorkload(ctx, r.Job.ResourceID())
 	if err != nil {
+		return job.Result{}, err
+	}
+	// What the placing is just creating could not be found yet: it ends first.
+	if err := h.placingEnded(ctx, r, w); err != nil {
 		return job.Result{}, err
 	}
 	m := h.manager(w.Kind)
@@ -43,13 +49,37 @@ func (h *removeHandler) Run(ctx context.Context, r *job.Run) (job.Result, error)
 	return job.Result{Apply: func(ctx context.Context) error { return h.gone(ctx, w, "workload.deleted", r.Job.RequestID) }}, nil
 }
 
+// placingEnded waits until no job places the workload; the service asked such a job to stop.
+func (h *removeHandler) placingEnded(ctx context.Context, r *job.Run, w placement.Workload) error {
+	ctx, cancel := context.WithTimeout(ctx, removeTime)
+	defer cancel()
+	tick := time.NewTicker(h.PollEvery)
+	defer tick.Stop()
+	for {
+		jobs, err := h.Store.ListJobs(ctx, listing.All().Where("resource", "workloads/"+w.ID).Where("kind", string(job.Place)))
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(jobs, func(j job.Job) bool { return !j.State.Final() }) {
+			return nil
+		}
+		r.Progress("waiting for the placing to stop", 0, 0, "steps")
+		select {
+		case <-ctx.Done():
+			return errs.New(errs.Timeout, "kiln.workload.still_placed", "the job that places %s did not stop within %s", w.ID, removeTime)
+		case <-tick.C:
+		}
+	}
+}
+
 // gone frees the ledger and ends the workload; it runs in a transaction.
 func (e *Engine) gone(ctx context.Context, w placement.Workload, eventType, requestID string) error {
 	if err := e.Store.Release(ctx, w.ID); err != nil {
 		return err
 	}
+	from := w.State
 	w.State, w.UpdatedAt = placement.Deleted, e.Now()
-	if err := e.Store.UpdateWorkload(ctx, w); err != nil {
+	if err := e.Store.UpdateWorkload(ctx, w, from); err != nil {
 		return err
 	}
 	return e.Store.Record(ctx, event.Event{Type: eventType, Resource: "workloads/" + w.ID, ProjectID: w.ProjectID, RequestID: requestID})
@@ -95,12 +125,15 @@ func (e *Engine) destroy(ctx context.Context, m manager, w placement.Workload, i
 	}
 }
 
-// Failed keeps the reason on the workload, which stays as it is.
+// Failed keeps the reason on the workload; what runs of it still runs, and may be deleted again.
 func (h *removeHandler) Failed(ctx context.Context, j job.Job, _ job.State, f *job.Failure) error {
 	w, err := h.Store.FindWorkload(ctx, j.ResourceID())
 	if err != nil {
 		return err
 	}
+	if w.State != placement.Deleting {
+		return nil
+	}
 	w.State, w.Error, w.UpdatedAt = placement.Errored, f.Detail, h.Now()
-	return h.Store.UpdateWorkload(ctx, w)
+	return h.Store.UpdateWorkload(ctx, w, placement.Deleting)
 }

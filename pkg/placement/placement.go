@@ -119,6 +119,9 @@ type Claim struct {
 	UpdatedAt  time.Time  `json:"updated_at"`
 }
 
+// CodeMoved is the code of a write that came after another writer's.
+const CodeMoved = "kiln.workload.moved"
+
 // Store keeps nodes, workloads and the ledger.
 type Store interface {
 	PutNode(ctx context.Context, n Node) error // insert or replace; Cluster, Held and AgentSeen are not touched
@@ -127,7 +130,9 @@ type Store interface {
 	ListNodes(ctx context.Context, q listing.Query) ([]Node, error)
 
 	CreateWorkload(ctx context.Context, w Workload) error
-	UpdateWorkload(ctx context.Context, w Workload) error
+	// UpdateWorkload writes the workload if it is in one of the states from; errs.Conflict "kiln.workload.moved"
+	// where another writer moved it meanwhile. Without from it writes in any state.
+	UpdateWorkload(ctx context.Context, w Workload, from ...WorkloadState) error
 	FindWorkload(ctx context.Context, id string) (Workload, error)
 	ListWorkloads(ctx context.Context, q listing.Query) ([]Workload, error)
 

@@ -125,8 +125,9 @@ func (s *Service) DeleteWorkload(ctx context.Context, by job.By, id string) (Wor
 				return err
 			}
 		}
+		from := w.State
 		w.State, w.Error, w.JobID, w.UpdatedAt = Deleting, "", s.NewID(), s.Now().UTC()
-		if err := s.Store.UpdateWorkload(ctx, w); err != nil {
+		if err := s.Store.UpdateWorkload(ctx, w, from); err != nil {
 			return err
 		}
 		if err := s.start(ctx, by, w, job.Remove, RemovePayload{WorkloadID: w.ID}); err != nil {

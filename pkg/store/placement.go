@@ -2,10 +2,12 @@ package store
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/jmoiron/sqlx"
 
+	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/listing"
 	"github.com/kiln-cloud/kiln/pkg/placement"
 )
@@ -93,8 +95,29 @@ func (db *DB) CreateWorkload(ctx context.Context, w placement.Workload) error {
 }
 
 // UpdateWorkload implements placement.Store.
-func (db *DB) UpdateWorkload(ctx context.Context, w placement.Workload) error {
-	return workloadTable.update(ctx, db, w)
+func (db *DB) UpdateWorkload(ctx context.Context, w placement.Workload, from ...placement.WorkloadState) error {
+	if len(from) == 0 {
+		return workloadTable.update(ctx, db, w)
+	}
+	return db.InTx(ctx, func(ctx context.Context) error {
+		// The row is locked by a write that changes nothing: two writers that read the same state do not both pass.
+		args := []any{w.ID}
+		for _, state := range from {
+			args = append(args, string(state))
+		}
+		n, err := db.exec(ctx, "workload", w.ID, "UPDATE `workloads` SET `state` = `state` WHERE `id` = ? AND `state` IN (?"+strings.Repeat(", ?", len(from)-1)+")", args...)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			return workloadTable.update(ctx, db, w)
+		}
+		now, err := db.FindWorkload(ctx, w.ID)
+		if err != nil {
+			return err
+		}
+		return errs.New(errs.Conflict, placement.CodeMoved, "workload %s is %s by now", w.ID, now.State)
+	})
 }
 
 // FindWorkload implements placement.Store.

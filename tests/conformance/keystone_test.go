@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 )
@@ -18,7 +19,7 @@ func testKeystone(t *testing.T, target Target) {
 	}{
 		{"versions", keystoneVersions}, {"scopes", keystoneScopes}, {"refusals", keystoneRefusals},
 		{"validation", keystoneValidation}, {"revocation", keystoneRevocation}, {"people", keystonePeople},
-		{"roles", keystoneRoles}, {"application credentials", keystoneAppCreds}, {"catalog", keystoneCatalog},
+		{"roles", keystoneRoles}, {"application credentials", keystoneAppCreds}, {"expiring application credentials", keystoneExpiringAppCreds}, {"catalog", keystoneCatalog},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.test(t, target) })
 	}
@@ -254,6 +255,20 @@ func keystoneAppCreds(t *testing.T, target Target) {
 	keystoneError(t, demo.get(t, "identity", base+"/"+id), http.StatusNotFound, "Not Found").
 		equal(t, "error.message", "Could not find Application Credential: "+id+".")
 	keystoneError(t, s.post(t, "identity", "/auth/tokens", auth(secret)), http.StatusNotFound, "Not Found")
+}
+
+// keystoneExpiringAppCreds: a token ends with its credential, and its end has no zone then.
+func keystoneExpiringAppCreds(t *testing.T, target Target) {
+	demo := login(t, target, "demo", "demo")
+	base := "/users/" + demo.userID + "/application_credentials"
+	end := time.Now().UTC().Add(10 * time.Minute).Truncate(time.Second).Format("2006-01-02T15:04:05.000000")
+	r := demo.post(t, "identity", base, map[string]any{"application_credential": map[string]any{"name": "conformance-" + uuid.NewString(), "expires_at": end}}).
+		want(t, http.StatusCreated)
+	id, secret := r.text("application_credential.id"), r.text("application_credential.secret")
+	t.Cleanup(func() { demo.delete(t, "identity", base+"/"+id) })
+	anonymous(target).post(t, "identity", "/auth/tokens", map[string]any{"auth": map[string]any{"identity": map[string]any{
+		"methods": []string{"application_credential"}, "application_credential": map[string]string{"id": id, "secret": secret},
+	}}}).want(t, http.StatusCreated).equal(t, "token.expires_at", strings.TrimSuffix(end, ".000000"))
 }
 
 // keystoneCatalog is what kiln-manage bootstrap does.

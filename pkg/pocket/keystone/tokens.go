@@ -23,6 +23,20 @@ type token struct {
 	appCred         *appCred
 }
 
+// endsWithCredential reports whether the application credential ends before a token of usual life would.
+func (t *token) endsWithCredential() bool {
+	return t.appCred != nil && !t.appCred.expires.IsZero() && !t.appCred.expires.After(t.expires)
+}
+
+// expiresAt is the end as the API shows it. Where the credential gives the end, Keystone forgets the zone and the fraction
+// (https://opendev.org/openstack/keystone/src/branch/stable/zed/keystone/token/provider.py, issue_token).
+func (t *token) expiresAt() string {
+	if t.endsWithCredential() {
+		return t.expires.UTC().Format("2006-01-02T15:04:05")
+	}
+	return wire.MicroStamp(t.expires) + "Z"
+}
+
 func (t *token) unscoped() bool { return t.projectID == "" && t.domainID == "" && !t.system }
 
 func (t *token) has(role string) bool {
@@ -45,6 +59,9 @@ func (s *Service) issue(t *token) {
 	t.issued = s.kit.Clock()
 	if t.expires.IsZero() {
 		t.expires = t.issued.Add(s.opts.TokenLife)
+	}
+	if t.endsWithCredential() {
+		t.expires = t.appCred.expires
 	}
 	audit := base64.RawURLEncoding.EncodeToString([]byte(random[:16]))
 	t.audit = append([]string{audit}, t.audit...)
@@ -118,7 +135,7 @@ func (s *Service) render(t *token, catalog bool) doc {
 	user := s.users.get(t.userID)
 	body := doc{
 		"methods": t.methods, "audit_ids": t.audit,
-		"issued_at": wire.MicroStamp(t.issued) + "Z", "expires_at": wire.MicroStamp(t.expires) + "Z",
+		"issued_at": wire.MicroStamp(t.issued) + "Z", "expires_at": t.expiresAt(),
 		"user": doc{
 			"id": t.userID, "name": user["name"], "password_expires_at": nil,
 			"domain": s.domainRef(s.users.text(t.userID, "domain_id")),

@@ -135,6 +135,12 @@ func testWorkloads(t *testing.T, db *store.DB) {
 	wantErr(t, db.CreateWorkload(ctx, w), errs.Conflict, "kiln.workload.exists")
 	w.State, w.Node, w.ExternalID, w.Note = placement.Active, "n1", "z1", "the channel is empty"
 	must(t, db.UpdateWorkload(ctx, w))
+	late := w
+	late.State = placement.Errored
+	wantErr(t, db.UpdateWorkload(ctx, late, placement.Requested, placement.Placing), errs.Conflict, placement.CodeMoved)
+	for range 2 { // the same write twice: its answer may have been lost
+		must(t, db.UpdateWorkload(ctx, w, placement.Requested, placement.Active))
+	}
 	got, err := db.FindWorkload(ctx, "w1")
 	must(t, err)
 	equal(t, got, w)
