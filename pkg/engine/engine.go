@@ -96,12 +96,13 @@ func (e *Engine) Nudge() {
 	}
 }
 
-// Sync is one round: nodes and ledger from Placement, Glance's hidden flags and leftovers from the catalog.
+// Sync is one round: nodes and ledger from Placement, Glance's hidden flags and leftovers from the catalog, and
+// servers and containers of workloads that were deleted.
 // Each part goes on where another failed.
 func (e *Engine) Sync(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
-	return errors.Join(e.SyncNodes(ctx), e.sweepImages(ctx))
+	return errors.Join(e.SyncNodes(ctx), e.sweepImages(ctx), e.sweepInstances(ctx))
 }
 
 func (e *Engine) manager(k placement.Kind) manager {

@@ -327,6 +327,37 @@ func TestDeleteDuringACreateThatNobodyWaitsForLeavesNothing(t *testing.T) {
 	p.equal(0)
 }
 
+// A server turns up after its workload was removed for good: the next round deletes it, and nobody else's.
+func TestLateServerOfADeletedWorkloadIsSwept(t *testing.T) {
+	p := newPlant(t, nodes(1)...)
+	w, other := p.vm("one"), p.vm("two")
+	p.drain()
+	if _, err := p.service.DeleteWorkload(t.Context(), p.by, w.ID); err != nil {
+		t.Fatal(err)
+	}
+	p.drain()
+	late, err := p.nova.CreateServer(t.Context(), p.by.ProjectID, placement.NewServer{
+		Name: "one", ImageID: p.image, FlavorID: p.find(w.ID).Flavor, Host: "node1", Metadata: map[string]string{placement.KeyWorkload: w.ID},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.sync()
+	for range 100 {
+		if _, err = p.nova.Server(t.Context(), p.by.ProjectID, late.ID); errs.Is(err, errs.NotFound) {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if !errs.Is(err, errs.NotFound) {
+		t.Errorf("the late server is still there: %v", err)
+	}
+	if got := p.find(other.ID); got.State != placement.Active {
+		t.Errorf("the other workload is %+v", got)
+	}
+	p.equal(1)
+}
+
 // Somebody deletes the server in Nova: the next round of reconciling frees the ledger and says so.
 func TestServerDeletedOutsideKilnIsNoticed(t *testing.T) {
 	p := newPlant(t, nodes(1)...)

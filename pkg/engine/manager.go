@@ -14,6 +14,7 @@ type instance struct {
 	host   string
 	status status
 	reason string
+	key    string // the workload that it was made for
 }
 
 // status is what matters of a manager's many words for states.
@@ -29,6 +30,8 @@ const (
 type manager interface {
 	// find returns what carries the workload's key: at most one, because nothing else writes the key.
 	find(ctx context.Context, w placement.Workload) (*instance, error)
+	// keyed returns everything of a project that Kiln made.
+	keyed(ctx context.Context, projectID string) ([]instance, error)
 	create(ctx context.Context, w placement.Workload, n placement.Node) (instance, error)
 	get(ctx context.Context, w placement.Workload, id string) (instance, error)
 	remove(ctx context.Context, w placement.Workload, id string) error
@@ -43,6 +46,15 @@ func (s servers) find(ctx context.Context, w placement.Workload) (*instance, err
 	}
 	i := serverInstance(found[0])
 	return &i, nil
+}
+
+func (s servers) keyed(ctx context.Context, projectID string) ([]instance, error) {
+	found, err := s.nova.ServersByKey(ctx, projectID, "")
+	all := make([]instance, len(found))
+	for i, v := range found {
+		all[i] = serverInstance(v)
+	}
+	return all, err
 }
 
 func (s servers) create(ctx context.Context, w placement.Workload, n placement.Node) (instance, error) {
@@ -63,7 +75,7 @@ func (s servers) remove(ctx context.Context, w placement.Workload, id string) er
 }
 
 func serverInstance(s placement.Server) instance {
-	i := instance{id: s.ID, host: s.Host, reason: s.Fault}
+	i := instance{id: s.ID, host: s.Host, reason: s.Fault, key: s.Metadata[placement.KeyWorkload]}
 	switch s.Status {
 	case "ACTIVE":
 		i.status = active
@@ -87,6 +99,18 @@ func (c containers) find(ctx context.Context, w placement.Workload) (*instance, 
 	}
 	i := containerInstance(found[0])
 	return &i, nil
+}
+
+func (c containers) keyed(ctx context.Context, projectID string) ([]instance, error) {
+	if c.zun == nil {
+		return nil, nil
+	}
+	found, err := c.zun.ContainersByKey(ctx, projectID, "")
+	all := make([]instance, len(found))
+	for i, v := range found {
+		all[i] = containerInstance(v)
+	}
+	return all, err
 }
 
 func (c containers) create(ctx context.Context, w placement.Workload, n placement.Node) (instance, error) {
@@ -120,7 +144,7 @@ func (c containers) remove(ctx context.Context, w placement.Workload, id string)
 // containerInstance reads Zun's words. A container that ended by itself (Stopped) did start, so it counts as active;
 // one that stays in Created never ran its command and is given the whole waiting time.
 func containerInstance(c placement.ContainerInfo) instance {
-	i := instance{id: c.ID, host: c.Host, reason: c.Reason}
+	i := instance{id: c.ID, host: c.Host, reason: c.Reason, key: c.Labels[placement.KeyWorkload]}
 	switch strings.ToLower(c.Status) {
 	case "running", "stopped", "paused":
 		i.status = active

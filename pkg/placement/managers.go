@@ -45,7 +45,7 @@ type Nova interface {
 	Flavor(ctx context.Context, idOrName string) (Flavor, error)
 	CreateServer(ctx context.Context, projectID string, s NewServer) (Server, error)
 	Server(ctx context.Context, projectID, id string) (Server, error)
-	// ServersByKey finds servers whose metadata KeyWorkload is the value, in any state.
+	// ServersByKey finds servers whose metadata KeyWorkload is the value, in any state; "" finds all that have the key.
 	ServersByKey(ctx context.Context, projectID, value string) ([]Server, error)
 	DeleteServer(ctx context.Context, projectID, id string) error // no error where it is gone
 	Console(ctx context.Context, projectID, id string, lines int) (string, error)
@@ -79,6 +79,7 @@ type ContainerInfo struct {
 type Zun interface {
 	CreateContainer(ctx context.Context, projectID string, c NewContainer) (ContainerInfo, error)
 	Container(ctx context.Context, projectID, id string) (ContainerInfo, error)
+	// ContainersByKey is ServersByKey for containers and their labels.
 	ContainersByKey(ctx context.Context, projectID, value string) ([]ContainerInfo, error)
 	DeleteContainer(ctx context.Context, projectID, id string) error // no error where it is gone
 	Hosts(ctx context.Context) ([]string, error)                     // host names

@@ -78,7 +78,7 @@ func (c *Client) Server(ctx context.Context, projectID, id string) (placement.Se
 // pageSize is Nova's default max_limit.
 const pageSize = 1000
 
-// ServersByKey reads the project's servers and keeps those with the key: what Nova filters by metadata itself is
+// ServersByKey reads the project's servers and keeps those with the key (any, where value is ""): what Nova filters by metadata itself is
 // neither indexed nor exact.
 func (c *Client) ServersByKey(ctx context.Context, projectID, value string) ([]placement.Server, error) {
 	service := c.service.ForProject(projectID)
@@ -93,7 +93,7 @@ func (c *Client) ServersByKey(ctx context.Context, projectID, value string) ([]p
 			return nil, err
 		}
 		for _, s := range page.Servers {
-			if s.Metadata[placement.KeyWorkload] == value {
+			if key := s.Metadata[placement.KeyWorkload]; key != "" && (value == "" || key == value) {
 				found = append(found, s.server())
 			}
 		}

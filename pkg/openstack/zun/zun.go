@@ -89,9 +89,12 @@ func (c *Client) Container(ctx context.Context, projectID, id string) (placement
 	return all[0], nil
 }
 
-// ContainersByKey reads the project's containers and keeps those with the label: Zun cannot filter by labels.
+// ContainersByKey reads the project's containers and keeps those with the label (any, where value is ""): Zun cannot filter by labels.
 func (c *Client) ContainersByKey(ctx context.Context, projectID, value string) ([]placement.ContainerInfo, error) {
-	return c.list(ctx, projectID, func(k container) bool { return k.Labels[placement.KeyWorkload] == value })
+	return c.list(ctx, projectID, func(k container) bool {
+		key := k.Labels[placement.KeyWorkload]
+		return key != "" && (value == "" || key == value)
+	})
 }
 
 // pageSize is Zun's default max_limit.
