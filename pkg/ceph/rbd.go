@@ -206,8 +206,22 @@ func (p *pool) Delete(ctx context.Context, name string) error {
 	return p.remove(name)
 }
 
+// removeTries bounds how often a name is followed that other writers give to another image meanwhile.
+const removeTries = 10
+
 // remove takes an image away with its snapshots; no error where it is gone.
 func (p *pool) remove(name string) error {
+	var err error
+	for range removeTries {
+		// ESTALE: the name stood for one image when it was looked up and for another when it was used.
+		if err = p.removeOnce(name); !is(err, syscall.ESTALE) {
+			return err
+		}
+	}
+	return err
+}
+
+func (p *pool) removeOnce(name string) error {
 	image, err := rbd.OpenImage(p.ioctx, name, rbd.NoSnapshot)
 	if errors.Is(err, rbd.ErrNotFound) {
 		return nil
