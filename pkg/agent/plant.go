@@ -85,11 +85,11 @@ func (h *plantHandler) plant(ctx context.Context, r *job.Run, c *cache.Copy, g c
 	// not 40 hex digits (nova/virt/libvirt/imagecache.py).
 	tmp, err := os.CreateTemp(filepath.Dir(target), tempPrefix+"*")
 	if err != nil {
-		return full(err)
+		return disk.NoSpace(err, "the node's disk")
 	}
 	defer os.Remove(tmp.Name()) //nolint:errcheck // renamed by then, or half-made
 	defer tmp.Close()           //nolint:errcheck // synced below
-	if err := receive(tmp, counted(r, "copy", body, g.Size), digest); err != nil {
+	if err := receive(tmp, r.Metered("copy", body, g.Size), digest); err != nil {
 		return err
 	}
 	raw := tmp.Name() + ".raw"
@@ -101,7 +101,7 @@ func (h *plantHandler) plant(ctx context.Context, r *job.Run, c *cache.Copy, g c
 			func(done, total int64) { r.Progress("convert", done, total, "bytes") })
 	}
 	if err != nil {
-		return full(err)
+		return disk.NoSpace(err, "the node's disk")
 	}
 	if err := os.Chmod(raw, 0o644); err != nil {
 		return err
@@ -118,7 +118,7 @@ func publish(raw, target, digest string) error {
 	}
 	note := raw + ".note"
 	if err := os.WriteFile(note, []byte(noteOf(digest, info)), 0o644); err != nil {
-		return full(err)
+		return disk.NoSpace(err, "the node's disk")
 	}
 	if err := os.Rename(note, notePath(target)); err != nil {
 		return err
@@ -172,10 +172,10 @@ func (h *plantHandler) source(ctx context.Context, r *job.Run, c cache.Copy, g c
 // receive writes the bytes and checks them as they are on the disk, not as they came in.
 func receive(f *os.File, body io.Reader, digest string) error {
 	if _, err := io.Copy(f, body); err != nil {
-		return full(err)
+		return disk.NoSpace(err, "the node's disk")
 	}
 	if err := f.Sync(); err != nil {
-		return full(err)
+		return disk.NoSpace(err, "the node's disk")
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
@@ -225,14 +225,6 @@ func sweepPlanted(dir string) error {
 		if strings.HasPrefix(e.Name(), tempPrefix) || strings.HasPrefix(e.Name(), "."+tempPrefix) {
 			err = errors.Join(err, os.Remove(filepath.Join(dir, e.Name())))
 		}
-	}
-	return err
-}
-
-// full turns "no space left" into an error that says so; the job may be tried again once there is room.
-func full(err error) error {
-	if errors.Is(err, syscall.ENOSPC) {
-		return errs.Wrap(err, errs.TooLarge, disk.CodeFull, "the node's disk is full")
 	}
 	return err
 }

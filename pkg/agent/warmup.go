@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"io"
 
 	"github.com/kiln-cloud/kiln/pkg/cache"
 	"github.com/kiln-cloud/kiln/pkg/catalog"
@@ -57,7 +56,7 @@ func (h *warmUpHandler) copy(ctx context.Context, r *job.Run, store cache.Backen
 		return cache.Stat{}, err
 	}
 	defer body.Close() //nolint:errcheck // only read
-	return store.Put(ctx, g.ID, counted(r, "copy", body, g.Size), g.Size, digest)
+	return store.Put(ctx, g.ID, r.Metered("copy", body, g.Size), g.Size, digest)
 }
 
 // Failed keeps the reason on the copy.
@@ -77,22 +76,4 @@ func (a *Agent) image(ctx context.Context, id string) (catalog.GlanceImage, stri
 		return g, "", errs.New(errs.Conflict, "kiln.image.no_digest", "Glance has no sha512 of image %s, so a copy could not be verified", id)
 	}
 	return g, "sha512:" + g.HashValue, nil
-}
-
-// counted tells the job how many bytes went through.
-func counted(r *job.Run, stage string, body io.Reader, total int64) io.Reader {
-	return &counter{r: body, tell: func(done int64) { r.Progress(stage, done, total, "bytes") }}
-}
-
-type counter struct {
-	r    io.Reader
-	done int64
-	tell func(int64)
-}
-
-func (c *counter) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.done += int64(n)
-	c.tell(c.done)
-	return n, err
 }

@@ -168,6 +168,14 @@ func fullOr(err error, code, detail string) error {
 	return errs.Wrap(err, errs.Internal, code, "%s", detail)
 }
 
+// NoSpace names an error for want of space on a disk ("the node's disk"), and gives any other back.
+func NoSpace(err error, where string) error {
+	if errors.Is(err, unix.ENOSPC) && errs.CodeOf(err) != CodeFull {
+		return errs.Wrap(err, errs.TooLarge, CodeFull, "%s is full", where)
+	}
+	return err
+}
+
 // fullBelow is so little free space that whatever failed beside it failed for want of it.
 const fullBelow = 1 << 20
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -72,6 +73,26 @@ func (r *Run) Progress(stage string, done, total int64, unit string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.prog = Progress{Stage: stage, Done: done, Total: total, Unit: unit}
+}
+
+// Metered is body, telling the progress of the stage in bytes for what is read of it. Total is what it will be.
+func (r *Run) Metered(stage string, body io.Reader, total int64) io.Reader {
+	return &meter{run: r, stage: stage, body: body, total: total}
+}
+
+type meter struct {
+	run         *Run
+	stage       string
+	body        io.Reader
+	done, total int64
+}
+
+// Read implements io.Reader.
+func (m *meter) Read(p []byte) (int, error) {
+	n, err := m.body.Read(p)
+	m.done += int64(n)
+	m.run.Progress(m.stage, m.done, m.total, "bytes")
+	return n, err
 }
 
 // Logf adds a line to the job's log at level info.

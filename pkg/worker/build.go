@@ -6,6 +6,7 @@ import (
 
 	"github.com/kiln-cloud/kiln/pkg/build"
 	"github.com/kiln-cloud/kiln/pkg/catalog"
+	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/event"
 	"github.com/kiln-cloud/kiln/pkg/job"
@@ -125,7 +126,7 @@ func (h *buildHandler) construct(ctx context.Context, r *job.Run, b *build.Build
 		Recipe: rec, Files: files, WorkDir: dir, Output: filepath.Join(dir, "image."+rec.Output.Format), Log: r, Progress: r.Progress,
 	})
 	if err != nil {
-		return nil, full(err)
+		return nil, disk.NoSpace(err, "the worker's disk")
 	}
 	b.Steps = made.Steps
 	r.Progress("inspect", 0, 0, "steps")
@@ -138,7 +139,7 @@ func (h *buildHandler) construct(ctx context.Context, r *job.Run, b *build.Build
 }
 
 func (h *buildHandler) factsOf(ctx context.Context, r *job.Run, g catalog.GlanceImage) (*catalog.Facts, error) {
-	path, err := h.publisher.images.get(ctx, g, func(done, total int64) { r.Progress("download", done, total, "bytes") })
+	path, err := h.publisher.images.get(ctx, r, g)
 	if err != nil {
 		return nil, err
 	}

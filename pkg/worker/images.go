@@ -16,6 +16,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/catalog"
 	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/job"
 )
 
 // imageCache keeps the last few images of Glance that this worker read or made, each verified against
@@ -27,7 +28,7 @@ type imageCache struct {
 }
 
 // get returns the path of the image's bytes; the file must only be read. It is fetched where it is missing.
-func (c *imageCache) get(ctx context.Context, g catalog.GlanceImage, progress func(done, total int64)) (string, error) {
+func (c *imageCache) get(ctx context.Context, r *job.Run, g catalog.GlanceImage) (string, error) {
 	if g.Status != "active" {
 		kind := errs.Conflict
 		if g.Status == "saving" || g.Status == "importing" {
@@ -42,12 +43,12 @@ func (c *imageCache) get(ctx context.Context, g catalog.GlanceImage, progress fu
 			return path, err
 		}
 	}
-	return path, c.fetch(ctx, g, path, progress)
+	return path, c.fetch(ctx, r, g, path)
 }
 
 // fetch downloads the image in a work folder of its own, so that what a killed worker leaves is swept, and names the
 // file once its bytes are verified.
-func (c *imageCache) fetch(ctx context.Context, g catalog.GlanceImage, path string, progress func(done, total int64)) (err error) {
+func (c *imageCache) fetch(ctx context.Context, r *job.Run, g catalog.GlanceImage, path string) (err error) {
 	body, err := c.glance.Download(ctx, g.ID, 0)
 	if err != nil {
 		return err
@@ -60,20 +61,20 @@ func (c *imageCache) fetch(ctx context.Context, g catalog.GlanceImage, path stri
 	defer func() { err = errors.Join(err, work.Close()) }()
 	tmp, err := os.Create(filepath.Join(work.Path, "image"))
 	if err != nil {
-		return full(err)
+		return disk.NoSpace(err, "the worker's disk")
 	}
 	defer tmp.Close() //nolint:errcheck // closed below where it matters
 	sum := newHash(g.HashAlgo)
-	n, err := io.Copy(io.MultiWriter(tmp, sum), &meter{r: body, total: g.Size, tell: progress})
+	n, err := io.Copy(io.MultiWriter(tmp, sum), r.Metered("download", body, g.Size))
 	if err != nil {
-		return full(err)
+		return disk.NoSpace(err, "the worker's disk")
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); n != g.Size || g.HashValue != "" && got != g.HashValue {
 		return errs.New(errs.Unavailable, "kiln.image.digest", "image %s: %d bytes with %s %s were read, Glance says %d bytes with %s", g.ID, n, g.HashAlgo, got, g.Size, g.HashValue)
 	}
 	// On stable storage before it has its name: afterwards only its size is looked at.
 	if err := errors.Join(tmp.Sync(), tmp.Close()); err != nil {
-		return full(err)
+		return disk.NoSpace(err, "the worker's disk")
 	}
 	c.trim()
 	return os.Rename(tmp.Name(), path)
@@ -116,22 +117,6 @@ func newHash(algo string) hash.Hash {
 		return sha256.New()
 	}
 	return sha512.New()
-}
-
-// meter tells how many bytes went through.
-type meter struct {
-	r           io.Reader
-	done, total int64
-	tell        func(done, total int64)
-}
-
-func (m *meter) Read(p []byte) (int, error) {
-	n, err := m.r.Read(p)
-	m.done += int64(n)
-	if m.tell != nil {
-		m.tell(m.done, m.total)
-	}
-	return n, err
 }
 
 func modTime(e os.DirEntry) time.Time {

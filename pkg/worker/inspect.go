@@ -22,7 +22,7 @@ func (h *inspectHandler) Run(ctx context.Context, r *job.Run) (job.Result, error
 	if err != nil {
 		return job.Result{}, err
 	}
-	path, err := h.images.get(ctx, g, func(done, total int64) { r.Progress("download", done, total, "bytes") })
+	path, err := h.images.get(ctx, r, g)
 	if err != nil {
 		return job.Result{}, err
 	}

@@ -3,16 +3,13 @@ package worker
 import (
 	"context"
 	"errors"
-	"io"
 	"maps"
 	"os"
-	"syscall"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/kiln-cloud/kiln/pkg/catalog"
-	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/event"
 	"github.com/kiln-cloud/kiln/pkg/job"
@@ -97,8 +94,8 @@ func (p *publisher) upload(ctx context.Context, r *job.Run, path string, pub pub
 	if err != nil {
 		return g, err
 	}
-	body := &meter{r: f, total: info.Size(), tell: func(done, total int64) { r.Progress("upload", done, total, "bytes") }}
-	if err := p.Glance.Upload(ctx, g.ID, io.Reader(body), info.Size()); err != nil {
+	body := r.Metered("upload", f, info.Size())
+	if err := p.Glance.Upload(ctx, g.ID, body, info.Size()); err != nil {
 		// The upload may have failed because ctx ended: the record still has to go.
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer cancel()
@@ -235,12 +232,4 @@ func glanceArch(arch string) string {
 		return name
 	}
 	return arch
-}
-
-// full turns "no space left" into an error that says so; the job may be tried again once there is room.
-func full(err error) error {
-	if errors.Is(err, syscall.ENOSPC) && errs.CodeOf(err) != disk.CodeFull {
-		return errs.Wrap(err, errs.TooLarge, disk.CodeFull, "the worker's disk is full")
-	}
-	return err
 }

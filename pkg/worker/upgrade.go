@@ -10,6 +10,7 @@ import (
 
 	"github.com/kiln-cloud/kiln/pkg/advisory"
 	"github.com/kiln-cloud/kiln/pkg/catalog"
+	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/event"
 	"github.com/kiln-cloud/kiln/pkg/job"
@@ -76,7 +77,7 @@ func (h *upgradeHandler) construct(ctx context.Context, r *job.Run, u *upgrade.U
 	if g, err := h.publisher.leftover(ctx, u.ID); err != nil || g != nil {
 		return g, h.adopt(ctx, r, *u, original, g, pub, err)
 	}
-	path, err := h.images.get(ctx, original, func(done, total int64) { r.Progress("download", done, total, "bytes") })
+	path, err := h.images.get(ctx, r, original)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +91,7 @@ func (h *upgradeHandler) construct(ctx context.Context, r *job.Run, u *upgrade.U
 		WorkDir: dir, Output: out, OutputFormat: original.DiskFormat, Log: r, Progress: r.Progress,
 	})
 	if err != nil {
-		return nil, full(err)
+		return nil, disk.NoSpace(err, "the worker's disk")
 	}
 	u.Report = &made
 	if made.Unchanged {
@@ -117,7 +118,7 @@ func (h *upgradeHandler) adopt(ctx context.Context, r *job.Run, u upgrade.Upgrad
 		return errs.New(errs.Internal, "kiln.upgrade.report", "image %s is of this upgrade, but the upgrade has no report", g.ID)
 	}
 	r.Logf("image %s was whole when an earlier attempt ended; it is used", g.ID)
-	path, err := h.images.get(ctx, *g, func(done, total int64) { r.Progress("download", done, total, "bytes") })
+	path, err := h.images.get(ctx, r, *g)
 	if err != nil {
 		return err
 	}

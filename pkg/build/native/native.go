@@ -25,6 +25,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
 	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/log"
 	"github.com/kiln-cloud/kiln/pkg/recipe"
 )
 
@@ -83,9 +84,7 @@ func New(cfg Config) (*Builder, error) {
 		cfg.Client = &http.Client{Timeout: 30 * time.Second}
 	}
 	if cfg.Log == nil {
-		quiet := logrus.New()
-		quiet.SetOutput(io.Discard)
-		cfg.Log = quiet
+		cfg.Log = log.Discard()
 	}
 	if cfg.NewUUID == nil {
 		cfg.NewUUID = uuid.NewString

@@ -20,6 +20,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
 	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/log"
 	"github.com/kiln-cloud/kiln/pkg/sandbox"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
 )
@@ -56,9 +57,7 @@ func New(cfg Config) *Executor {
 		cfg.Timeout = time.Hour
 	}
 	if cfg.Log == nil {
-		quiet := logrus.New()
-		quiet.SetOutput(io.Discard)
-		cfg.Log = quiet
+		cfg.Log = log.Discard()
 	}
 	return &Executor{cfg: cfg}
 }
