@@ -73,7 +73,9 @@ func place(t testing.TB) (namespace string, ioctx *rados.IOContext) {
 	if err := rbd.NamespaceCreate(ioctx, namespace); err != nil {
 		t.Fatal(err)
 	}
+	ioctx.SetNamespace(namespace)
 	t.Cleanup(func() {
+		empty(t, namespace, ioctx)
 		ioctx.SetNamespace("")
 		if err := rbd.NamespaceRemove(ioctx, namespace); err != nil {
 			t.Errorf("something is left in the namespace: %v", err)
@@ -81,8 +83,32 @@ func place(t testing.TB) (namespace string, ioctx *rados.IOContext) {
 		ioctx.Destroy()
 		conn.Shutdown()
 	})
-	ioctx.SetNamespace(namespace)
 	return namespace, ioctx
+}
+
+// empty sweeps until nothing is in the trash: a copy that was deleted while its last reader or writer went away
+// stays there until their watches end (osd_client_watch_timeout, 30 s).
+func empty(t testing.TB, namespace string, ioctx *rados.IOContext) {
+	t.Helper()
+	ctx := context.Background() // the test's own has ended
+	b, err := ceph.Open(ctx, config(namespace))
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	for until := time.Now().Add(45 * time.Second); ; time.Sleep(time.Second) {
+		err = b.Sweep(ctx)
+		trash, listErr := rbd.GetTrashList(ioctx)
+		if err = errors.Join(err, listErr); err != nil || len(trash) == 0 || time.Now().After(until) {
+			if err != nil || len(trash) > 0 {
+				t.Errorf("left in the trash after sweeping: %+v, %v", trash, err)
+			}
+			break
+		}
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 func open(t testing.TB, namespace string) ceph.Backend {
