@@ -180,7 +180,7 @@ func TestABuildFromRequestToCancel(t *testing.T) {
 func TestARunningJobIsAskedToStop(t *testing.T) {
 	w := newWorld(t)
 	w.seed()
-	if _, err := w.db.LeaseJob(t.Context(), []job.Queue{job.WorkerQueue}, "worker-1", noon, noon.Add(1e9)); err != nil {
+	if _, err := w.db.LeaseJob(t.Context(), []job.Queue{job.WorkerQueue}, nil, "worker-1", noon, noon.Add(1e9)); err != nil {
 		t.Fatal(err)
 	}
 	w.must(w.db.AppendJobLog(t.Context(), "job-old", []job.LogLine{{Seq: 1, At: noon, Level: "info", Text: "one"}, {Seq: 2, At: noon, Level: "info", Text: "two"}}))

@@ -69,7 +69,20 @@ type Version struct {
 	OriginID      string       `json:"origin_id"`      // id of that build or upgrade
 	InputDigest   string       `json:"input_digest"`   // sha256 of all that went in; equal inputs need no new version
 	State         VersionState `json:"state"`
+	Artifacts     []Artifact   `json:"artifacts"` // what was made beside ImageID from the same disk
+	Base          string       `json:"base"`      // "<family>/<version>" that it was built from; "" for a release
+	BaseImageID   string       `json:"base_image_id"`
+	Pinned        bool         `json:"pinned"` // retention keeps it whatever its age
+	Note          string       `json:"note"`   // why it was pinned or revoked, in a person's words
 	CreatedAt     time.Time    `json:"created_at"`
+}
+
+// Artifact is one more Glance image of a version: the same system in another form.
+type Artifact struct {
+	Format  string `json:"format"` // docker, system, raw, qcow2, vmdk, vhd
+	ImageID string `json:"image_id"`
+	Size    int64  `json:"size"`   // bytes
+	Digest  string `json:"digest"` // "sha512:<hex>", Glance's
 }
 
 // ImageName is how the version is called in Glance: "<family>-<version>".
@@ -166,6 +179,7 @@ type Store interface {
 	VersionByImage(ctx context.Context, imageID string) (Version, error)
 	ListVersions(ctx context.Context, q listing.Query) ([]Version, error)
 	SetVersionState(ctx context.Context, id string, from, to VersionState) error // errs.Conflict where it is not in from
+	SetVersionNote(ctx context.Context, id string, pinned bool, note string) error
 	SetChannel(ctx context.Context, familyID, channel, version string) error
 
 	PutImage(ctx context.Context, i Image) error // insert or replace

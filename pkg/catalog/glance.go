@@ -46,6 +46,7 @@ type NewGlanceImage struct {
 type GlancePatch struct {
 	Hidden     *bool
 	Visibility *string
+	Protected  *bool
 	Properties map[string]string // set; an empty value removes the property
 }
 
@@ -73,4 +74,8 @@ const (
 	PropOriginID    = "kiln_origin_id" // also the idempotency key of the upload
 	PropInputDigest = "kiln_input_digest"
 	PropJob         = "kiln_job"
+	PropArtifact    = "kiln_artifact"    // format of a further artifact of a version
+	PropArtifactOf  = "kiln_artifact_of" // the version's image
+	PropSBOM        = "kiln_sbom"        // "sha256:<hex>" of its CycloneDX document
+	PropProvenance  = "kiln_provenance"  // "sha256:<hex>" of its signed statement
 )

@@ -294,7 +294,7 @@ func TestDeleteDuringACreateThatNobodyWaitsForLeavesNothing(t *testing.T) {
 	p := newPlant(t, nodes(1)...)
 	w := p.vm("one")
 	now := time.Now()
-	if j, err := p.db.LeaseJob(t.Context(), []job.Queue{job.EngineQueue}, "dead", now, now.Add(time.Second)); err != nil || j == nil || j.ID != w.JobID {
+	if j, err := p.db.LeaseJob(t.Context(), []job.Queue{job.EngineQueue}, nil, "dead", now, now.Add(time.Second)); err != nil || j == nil || j.ID != w.JobID {
 		t.Fatalf("leased %+v, error %v", j, err)
 	}
 	w.State = placement.Placing

@@ -92,6 +92,7 @@ type Job struct {
 	ID              string          `json:"id"`
 	Kind            Kind            `json:"kind"`
 	Queue           Queue           `json:"queue"`
+	Needs           []string        `json:"needs,omitempty"` // labels that its owner must have; see Fits
 	State           State           `json:"state"`
 	ProjectID       string          `json:"project_id"`
 	UserID          string          `json:"user_id"`
@@ -142,7 +143,8 @@ type Store interface {
 	AddJob(ctx context.Context, j Job) error
 	// LeaseJob takes the oldest due job of the queues: pending with run_after <= now, or running with an
 	// expired lease. It returns nil without an error where none is due. Attempt is counted up.
-	LeaseJob(ctx context.Context, queues []Queue, owner string, now, until time.Time) (*Job, error)
+	// A job whose needs the labels do not meet is left for another owner.
+	LeaseJob(ctx context.Context, queues []Queue, labels []string, owner string, now, until time.Time) (*Job, error)
 	// Heartbeat renews the lease, writes progress, and tells whether a cancel was asked for.
 	Heartbeat(ctx context.Context, id, owner string, now, until time.Time, p Progress) (cancel bool, err error)
 	// ReleaseJob gives the job back for a later attempt at runAfter, keeping the failure for people to see. Without

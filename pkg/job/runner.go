@@ -136,7 +136,8 @@ type Runner struct {
 	Waker    Waker
 	Handlers []Handler
 	Queues   []Queue
-	Owner    string // unique for each process: "<host>:<pid>:<random>"; each lease adds a number of its own
+	Labels   func() []string // what this owner has, asked before each lease; nil for nothing
+	Owner    string          // unique for each process: "<host>:<pid>:<random>"; each lease adds a number of its own
 	Events   event.Recorder
 	Observe  func(kind Kind, err error, took time.Duration) // told of each attempt; may be nil
 	Parallel int
@@ -225,7 +226,11 @@ func (r *Runner) lease(ctx context.Context) (*Job, error) {
 	now := r.Now()
 	// Two attempts of one process at the same job (the first one's lease ran out) must not pass for each other.
 	owner := fmt.Sprintf("%s#%d", r.Owner, r.leases.Add(1))
-	return r.Store.LeaseJob(ctx, r.Queues, owner, now, now.Add(r.Lease))
+	var labels []string
+	if r.Labels != nil {
+		labels = r.Labels()
+	}
+	return r.Store.LeaseJob(ctx, r.Queues, labels, owner, now, now.Add(r.Lease))
 }
 
 func (r *Runner) handler(kind Kind) Handler {

@@ -213,7 +213,7 @@ func TestRunnerEndsAJobThatKillsItsOwners(t *testing.T) {
 	b.add("j1", 2)
 	for range 2 {
 		past := time.Now().Add(-time.Minute)
-		if _, err := b.db.LeaseJob(t.Context(), []job.Queue{job.WorkerQueue}, "dead", time.Now(), past); err != nil {
+		if _, err := b.db.LeaseJob(t.Context(), []job.Queue{job.WorkerQueue}, nil, "dead", time.Now(), past); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -229,3 +229,22 @@ func TestRunnerEndsAJobThatKillsItsOwners(t *testing.T) {
 type never struct{}
 
 func (never) Wake(context.Context, []job.Queue) (<-chan struct{}, error) { return nil, nil }
+
+// A need is met by the same label, or by a label whose number is as large.
+func TestFits(t *testing.T) {
+	labels := []string{"arch=amd64", "builder=native", "builder=packer", "disk_gib=42.5", "gpu"}
+	for _, c := range []struct {
+		needs string
+		want  bool
+	}{
+		{"", true}, {"gpu", true}, {"builder=packer gpu", true}, {"builder=diskimage-builder", false}, {"disk_gib>=42", true},
+		{"disk_gib>=43", false}, {"disk_gib>=x", false}, {"memory_gib>=1", false}, {"gpu arch=arm64", false},
+	} {
+		if got := job.Fits(strings.Fields(c.needs), labels); got != c.want {
+			t.Errorf("%q: %v", c.needs, got)
+		}
+	}
+	if job.Fits([]string{"gpu"}, nil) {
+		t.Error("an owner without labels got a job with needs")
+	}
+}

@@ -38,9 +38,10 @@ type Draft struct {
 	ID        string
 	Kind      Kind
 	Queue     Queue
-	ProjectID string // of the resource
-	Resource  string // "builds/<id>"
-	Payload   any    // the handler's input, marshalled to JSON
+	Needs     []string // labels that the owner must have
+	ProjectID string   // of the resource
+	Resource  string   // "builds/<id>"
+	Payload   any      // the handler's input, marshalled to JSON
 	RunAfter  time.Time
 }
 
@@ -52,7 +53,7 @@ func (d Desk) Start(ctx context.Context, by By, draft Draft) (Job, error) {
 	}
 	now := d.Now().UTC()
 	j := Job{
-		ID: draft.ID, Kind: draft.Kind, Queue: draft.Queue, State: Pending,
+		ID: draft.ID, Kind: draft.Kind, Queue: draft.Queue, Needs: draft.Needs, State: Pending,
 		ProjectID: draft.ProjectID, UserID: by.UserID, RequestID: by.RequestID,
 		Resource: draft.Resource, Payload: payload, MaxAttempts: DefaultAttempts,
 		RunAfter: draft.RunAfter, CreatedAt: now, UpdatedAt: now,

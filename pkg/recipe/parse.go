@@ -112,9 +112,19 @@ func (p *parser) decode(n *yaml.Node, v reflect.Value, field string) {
 		p.sequence(n, v, field)
 	case reflect.Map:
 		p.textMap(n, v, field)
+	case reflect.Bool:
+		p.truth(n, v, field)
 	default:
 		p.text(n, v, field)
 	}
+}
+
+func (p *parser) truth(n *yaml.Node, v reflect.Value, field string) {
+	if n.Kind != yaml.ScalarNode || n.Tag != "!!bool" {
+		p.wrongType(n, field, "true or false")
+		return
+	}
+	v.SetBool(strings.EqualFold(n.Value, "true"))
 }
 
 func (p *parser) mapping(n *yaml.Node, v reflect.Value, field string) {

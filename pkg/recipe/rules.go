@@ -120,8 +120,8 @@ func (p *parser) outputRules(r *Recipe) {
 	if f := r.Output.Format; f != "" && f != "qcow2" && f != "raw" {
 		p.value("output.format", "%q: give qcow2 or raw", f)
 	}
-	if v := r.Output.Visibility; v != "" && !slices.Contains([]string{"private", "shared", "community", "public"}, v) {
-		p.value("output.visibility", "%q: give private, shared, community or public", v)
+	if v := r.Publish.Visibility; v != "" && !slices.Contains([]string{"private", "shared", "community", "public"}, v) {
+		p.value("publish.visibility", "%q: give private, shared, community or public", v)
 	}
 	if s := r.Disk.Size; s != 0 && (s < 512<<20 || s > 64<<40) {
 		p.value("disk.size", "%s: a disk has 512MiB at least and 64TiB at most", s)
@@ -162,6 +162,7 @@ func (r *Recipe) defaults() {
 			r.Files[i].Owner = "root"
 		}
 	}
+	r.Plan = r.own()
 }
 
 // FileMode is the permissions of a file as a number.

@@ -157,7 +157,8 @@ func (s *Set) Resolve(name string) (*Recipe, error) {
 	}
 	out.Kernel.Package = first(out.Kernel.Package, DefaultKernel)
 	out.Output.Format = first(out.Output.Format, DefaultFormat)
-	out.Output.Visibility = first(out.Output.Visibility, "private")
+	out.Publish.Visibility = first(out.Publish.Visibility, "private")
+	out.Builder.Name = first(out.Builder.Name, DefaultBuilder)
 	return &out, nil
 }
 
@@ -174,7 +175,8 @@ func over(base, top Recipe) Recipe {
 	out.Kernel.Package = first(top.Kernel.Package, base.Kernel.Package)
 	out.Kernel.Arguments = strings.TrimSpace(base.Kernel.Arguments + " " + top.Kernel.Arguments)
 	out.Output.Format = first(top.Output.Format, base.Output.Format)
-	out.Output.Visibility = first(top.Output.Visibility, base.Output.Visibility)
+	out.Publish.Visibility = first(top.Publish.Visibility, base.Publish.Visibility)
+	out.Plan = slices.Concat(base.Plan, top.Plan)
 	out.Properties = map[string]string{}
 	for _, m := range []map[string]string{base.Properties, top.Properties} {
 		maps.Copy(out.Properties, m)
@@ -188,12 +190,15 @@ func (s *Set) Digest(r *Recipe) (string, error) {
 	if err := json.NewEncoder(h).Encode(r); err != nil {
 		return "", err
 	}
-	sources := []string{}
-	for _, f := range r.Files {
-		sources = append(sources, f.Source)
+	var sources []string
+	for _, step := range r.Plan {
+		sources = append(sources, step.Source)
+		for _, f := range step.Files {
+			sources = append(sources, f.Source)
+		}
 	}
-	for _, c := range r.Scripts {
-		sources = append(sources, c.Source)
+	for _, t := range r.Tests {
+		sources = append(sources, t.Source)
 	}
 	for _, name := range sources {
 		if name == "" {

@@ -135,6 +135,15 @@ func (db *DB) SetVersionState(ctx context.Context, id string, from, to catalog.V
 	return errs.New(errs.Conflict, "kiln.version.state", "version %s is %s, not %s", v.Name, v.State, from)
 }
 
+// SetVersionNote implements catalog.Store.
+func (db *DB) SetVersionNote(ctx context.Context, id string, pinned bool, note string) error {
+	n, err := db.exec(ctx, "version", id, "UPDATE `versions` SET `pinned` = ?, `note` = ? WHERE `id` = ?", pinned, valid(note), id)
+	if err == nil && n == 0 {
+		_, err = versionTable.byID(ctx, db, id) // the same values again change no row in MariaDB
+	}
+	return err
+}
+
 // SetChannel implements catalog.Store; errs.NotFound where the family or the version does not exist.
 func (db *DB) SetChannel(ctx context.Context, familyID, channel, version string) error {
 	return db.InTx(ctx, func(ctx context.Context) error {

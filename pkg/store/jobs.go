@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -50,13 +51,13 @@ func (db *DB) AddJob(ctx context.Context, j job.Job) error {
 }
 
 // LeaseJob implements job.Store.
-func (db *DB) LeaseJob(ctx context.Context, queues []job.Queue, owner string, now, until time.Time) (*job.Job, error) {
+func (db *DB) LeaseJob(ctx context.Context, queues []job.Queue, labels []string, owner string, now, until time.Time) (*job.Job, error) {
 	if len(queues) == 0 {
 		return nil, nil
 	}
 	// Several owners look at the same candidates; each loses some of them to the others.
 	for range 4 {
-		ids, err := db.dueJobs(ctx, queues, now)
+		ids, err := db.dueJobs(ctx, queues, labels, now)
 		if err != nil || len(ids) == 0 {
 			return nil, err
 		}
@@ -70,20 +71,37 @@ func (db *DB) LeaseJob(ctx context.Context, queues []job.Queue, owner string, no
 	return nil, nil
 }
 
+// candidates bounds how many due jobs an owner tries to lease in one go, lookedAt how many it reads to find them:
+// behind so many that nobody here can do, another would wait.
+const (
+	candidates = 16
+	lookedAt   = 1000
+)
+
 // dueJobs reads without locks: a locking read with ORDER BY would lock every row that it sorts.
-func (db *DB) dueJobs(ctx context.Context, queues []job.Queue, now time.Time) ([]string, error) {
+func (db *DB) dueJobs(ctx context.Context, queues []job.Queue, labels []string, now time.Time) ([]string, error) {
 	var args []any
 	for _, q := range queues {
 		args = append(args, string(q))
 	}
-	args = append(args, stamp(now), stamp(now))
-	query := "SELECT `id` FROM `jobs` WHERE `queue` IN (" + marks(len(queues)) + ") AND " + due + " ORDER BY `created_at`, `id` LIMIT 16"
+	args = append(args, stamp(now), stamp(now), lookedAt)
+	query := "SELECT `id`, COALESCE(`needs`, '') FROM `jobs` WHERE `queue` IN (" + marks(len(queues)) + ") AND " + due + " ORDER BY `created_at`, `id` LIMIT ?"
 	var ids []string
 	err := db.each(ctx, "job", "", func(r *sqlx.Rows) error {
-		var id string
-		err := r.Scan(&id)
-		ids = append(ids, id)
-		return err
+		var id, text string
+		if err := r.Scan(&id, &text); err != nil {
+			return err
+		}
+		var needs []string
+		if text != "" {
+			if err := json.Unmarshal([]byte(text), &needs); err != nil {
+				return err
+			}
+		}
+		if len(ids) < candidates && job.Fits(needs, labels) {
+			ids = append(ids, id)
+		}
+		return nil
 	}, query, args...)
 	return ids, err
 }

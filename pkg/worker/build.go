@@ -42,7 +42,7 @@ func (h *buildHandler) Run(ctx context.Context, r *job.Run) (res job.Result, err
 		}
 		defer co.Close() //nolint:errcheck // only read; the folder is removed
 		b.Commit = co.Commit
-		state, err := h.Builder.InputState(ctx, rec)
+		state, err := h.Builder.InputState(ctx, build.Request{Recipe: rec})
 		if err != nil {
 			return err
 		}
@@ -92,7 +92,7 @@ func (h *buildHandler) unchanged(ctx context.Context, f catalog.Family, digest s
 func (h *buildHandler) make(ctx context.Context, r *job.Run, b build.Build, rec *recipe.Recipe, files recipe.Files, family catalog.Family, dir string) (job.Result, error) {
 	pub := publication{
 		family: family, origin: "build", originID: b.ID, input: b.InputDigest, format: rec.Output.Format,
-		visibility: rec.Output.Visibility, properties: rec.Properties,
+		visibility: rec.Publish.Visibility, properties: rec.Properties,
 	}
 	parent, err := h.newest(ctx, family)
 	if err != nil {

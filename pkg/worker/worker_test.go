@@ -28,7 +28,6 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/openstack/glance"
 	"github.com/kiln-cloud/kiln/pkg/pocket"
 	"github.com/kiln-cloud/kiln/pkg/pocket/wire"
-	"github.com/kiln-cloud/kiln/pkg/recipe"
 	"github.com/kiln-cloud/kiln/pkg/store"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
 	"github.com/kiln-cloud/kiln/pkg/worker"
@@ -239,7 +238,7 @@ func TestBuildGoesOnAfterAWorkerDied(t *testing.T) {
 	}
 	// What a killed worker leaves: a leased job, and a half image with its key.
 	now := time.Now()
-	if _, err := s.db.LeaseJob(t.Context(), []job.Queue{job.WorkerQueue}, "dead", now, now.Add(300*time.Millisecond)); err != nil {
+	if _, err := s.db.LeaseJob(t.Context(), []job.Queue{job.WorkerQueue}, nil, "dead", now, now.Add(300*time.Millisecond)); err != nil {
 		t.Fatal(err)
 	}
 	half, err := s.glance.CreateImage(t.Context(), catalog.NewGlanceImage{
@@ -324,7 +323,10 @@ type fakeBuilder struct{ err error }
 
 func (*fakeBuilder) Name() string { return "double" }
 
-func (*fakeBuilder) InputState(context.Context, *recipe.Recipe) (string, error) { return "state", nil }
+func (*fakeBuilder) InputState(context.Context, build.Request) (string, error) { return "state", nil }
+func (*fakeBuilder) Plan(context.Context, build.Request) ([]build.PlannedStep, error) {
+	return nil, nil
+}
 
 func (f *fakeBuilder) Build(_ context.Context, req build.Request) (build.Result, error) {
 	if f.err != nil {

@@ -97,7 +97,8 @@ func (b *Builder) Name() string { return "native" }
 
 // InputState is the digest of the release's signed index, with the version of this builder. The image is built from
 // the release's main suite alone: what -updates and -security hold comes by upgrades.
-func (b *Builder) InputState(ctx context.Context, r *recipe.Recipe) (string, error) {
+func (b *Builder) InputState(ctx context.Context, in build.Request) (string, error) {
+	r := in.Recipe
 	url := b.cfg.Mirrors.Main + "/dists/" + r.From.Release + "/InRelease"
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
@@ -119,6 +120,15 @@ func (b *Builder) InputState(ctx context.Context, r *recipe.Recipe) (string, err
 		return "", errs.Wrap(err, errs.Unavailable, CodeMirror, "The package mirror's answer broke off.")
 	}
 	return formatVersion + " " + r.From.Release + " sha256:" + hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+// Plan implements build.Builder.
+func (b *Builder) Plan(_ context.Context, req build.Request) ([]build.PlannedStep, error) {
+	var out []build.PlannedStep
+	for _, s := range req.Recipe.Plan {
+		out = append(out, build.PlannedStep{Name: s.Name, Recipe: s.Recipe})
+	}
+	return out, nil
 }
 
 // Build makes the image. It needs root. req.Recipe must be resolved (From.Release set).

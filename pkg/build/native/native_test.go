@@ -338,23 +338,23 @@ func TestInputStateFollowsTheSignedIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := &recipe.Recipe{From: recipe.From{Release: "bookworm"}}
-	first, err := b.InputState(t.Context(), r)
+	first, err := b.InputState(t.Context(), build.Request{Recipe: r})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again, err := b.InputState(t.Context(), r); err != nil || again != first {
+	if again, err := b.InputState(t.Context(), build.Request{Recipe: r}); err != nil || again != first {
 		t.Errorf("equal index, other state: %q %q %v", first, again, err)
 	}
 	body = "two"
-	if other, err := b.InputState(t.Context(), r); err != nil || other == first {
+	if other, err := b.InputState(t.Context(), build.Request{Recipe: r}); err != nil || other == first {
 		t.Errorf("other index, equal state: %q %v", other, err)
 	}
 	status = http.StatusNotFound
-	if _, err := b.InputState(t.Context(), r); errs.KindOf(err) != errs.Invalid {
+	if _, err := b.InputState(t.Context(), build.Request{Recipe: r}); errs.KindOf(err) != errs.Invalid {
 		t.Errorf("no such release: %v", err)
 	}
 	status = http.StatusBadGateway
-	if _, err := b.InputState(t.Context(), r); errs.KindOf(err) != errs.Unavailable {
+	if _, err := b.InputState(t.Context(), build.Request{Recipe: r}); errs.KindOf(err) != errs.Unavailable {
 		t.Errorf("mirror broken: %v", err)
 	}
 }

@@ -68,8 +68,14 @@ func testVersions(t *testing.T, db *store.DB) {
 	v := catalog.Version{
 		ID: "v1", ProjectID: "p1", FamilyID: "f1", Family: "web", Name: "20260329.1", ImageID: "i1", ParentVersion: "20260328.2",
 		Origin: "build", OriginID: "b1", InputDigest: "sha256:00", State: catalog.Published, CreatedAt: base,
+		Artifacts: []catalog.Artifact{{Format: "docker", ImageID: "i1d", Size: 5, Digest: "sha512:00"}}, Base: "debian-12/20260328.1", BaseImageID: "i0",
 	}
 	must(t, db.AddVersion(ctx, v))
+	for range 2 {
+		must(t, db.SetVersionNote(ctx, "v1", true, "the customer's contract"))
+	}
+	v.Pinned, v.Note = true, "the customer's contract"
+	wantErr(t, db.SetVersionNote(ctx, "none", true, ""), errs.NotFound, "kiln.version.not_found")
 	same := v
 	same.ID = "v2"
 	wantErr(t, db.AddVersion(ctx, same), errs.Conflict, "kiln.version.exists")
@@ -160,7 +166,7 @@ func testSources(t *testing.T, db *store.DB) {
 
 func testBuildsAndUpgrades(t *testing.T, db *store.DB) {
 	ctx := t.Context()
-	b := build.Build{ID: "b1", ProjectID: "p1", SourceID: "s1", RecipeID: "r1", Recipe: "web", Family: "web", State: build.Queued, Force: true, JobID: "j1", Steps: []build.Step{}, CreatedAt: base, UpdatedAt: base}
+	b := build.Build{ID: "b1", ProjectID: "p1", SourceID: "s1", RecipeID: "r1", Recipe: "web", Family: "web", State: build.Queued, Force: true, Needs: []string{"gpu"}, Trigger: build.ByPush, Reason: "push of 1a2b3c", UserID: "u1", JobID: "j1", Steps: []build.Step{}, CreatedAt: base, UpdatedAt: base}
 	must(t, db.CreateBuild(ctx, b))
 	wantErr(t, db.CreateBuild(ctx, b), errs.Conflict, "kiln.build.exists")
 	b.State, b.Steps, b.VersionName, b.UpdatedAt = build.Succeeded, []build.Step{{Name: "bootstrap", Seconds: 1.25}}, "20260329.1", at(2)

@@ -34,7 +34,7 @@ func testJobs(t *testing.T, db *store.DB) {
 	if !strings.Contains(err.Error(), "other") {
 		t.Fatalf("%q does not name the id", err)
 	}
-	if j, err := db.LeaseJob(ctx, []job.Queue{job.EngineQueue}, "o1", at(1), at(31)); j != nil || err != nil {
+	if j, err := db.LeaseJob(ctx, []job.Queue{job.EngineQueue}, nil, "o1", at(1), at(31)); j != nil || err != nil {
 		t.Fatalf("leased %v %v from a queue without jobs", j, err)
 	}
 	if j := lease(t, db, "o1", base.Add(-time.Second)); j != nil {
@@ -106,7 +106,7 @@ func testJobManyOwners(t *testing.T, db *store.DB) {
 		owner := fmt.Sprintf("o%d", o)
 		wg.Go(func() {
 			for {
-				j, err := db.LeaseJob(t.Context(), []job.Queue{job.WorkerQueue}, owner, at(100), at(200))
+				j, err := db.LeaseJob(t.Context(), []job.Queue{job.WorkerQueue}, nil, owner, at(100), at(200))
 				if err != nil {
 					t.Error(err)
 				}
@@ -222,4 +222,24 @@ func testJobLog(t *testing.T, db *store.DB) {
 	got, err = db.JobLog(ctx, "j1", 1_000_100, 3)
 	must(t, err)
 	equal(t, got, lines[100:103])
+}
+
+// Jobs that an owner cannot do are left for another, and hold up nothing behind them.
+func testJobNeeds(t *testing.T, db *store.DB) {
+	for i := range 20 {
+		j := newJob(fmt.Sprintf("gpu%02d", i), job.WorkerQueue, base)
+		j.Needs = []string{"gpu", "disk_gib>=10"}
+		must(t, db.AddJob(t.Context(), j))
+	}
+	must(t, db.AddJob(t.Context(), newJob("plain", job.WorkerQueue, at(1))))
+	if j := lease(t, db, "o1", at(2)); j == nil || j.ID != "plain" {
+		t.Fatalf("an owner without labels leased %+v, want the job without needs", j)
+	}
+	if j := lease(t, db, "o1", at(3)); j != nil {
+		t.Fatalf("an owner without labels leased %s", j.ID)
+	}
+	j, err := db.LeaseJob(t.Context(), []job.Queue{job.WorkerQueue}, []string{"gpu", "disk_gib=12"}, "o2", at(3), at(30))
+	if err != nil || j == nil || j.ID != "gpu00" {
+		t.Fatalf("an owner with the labels leased %+v, %v", j, err)
+	}
 }

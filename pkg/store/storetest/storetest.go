@@ -23,6 +23,7 @@ var base = time.Date(2026, 3, 29, 1, 30, 0, 123456000, time.UTC)
 func Run(t *testing.T, open func(t *testing.T) *store.DB) {
 	for name, test := range map[string]func(*testing.T, *store.DB){
 		"Jobs":               testJobs,
+		"JobNeeds":           testJobNeeds,
 		"JobLeaseExpires":    testJobLeaseExpires,
 		"JobManyOwners":      testJobManyOwners,
 		"JobFinishOnce":      testJobFinishOnce,
@@ -87,7 +88,7 @@ func equal(t *testing.T, got, want any) {
 
 func newJob(id string, q job.Queue, created time.Time) job.Job {
 	return job.Job{
-		ID: id, Kind: job.Build, Queue: q, State: job.Pending, ProjectID: "p1", UserID: "u1", RequestID: "req-" + id,
+		ID: id, Kind: job.Build, Queue: q, Needs: []string{}, State: job.Pending, ProjectID: "p1", UserID: "u1", RequestID: "req-" + id,
 		Resource: "builds/" + id, Payload: json.RawMessage(`{"build":"` + id + `"}`), MaxAttempts: 3,
 		RunAfter: created, CreatedAt: created, UpdatedAt: created,
 	}
@@ -102,7 +103,7 @@ func addJobs(t *testing.T, db *store.DB, n int) {
 
 func lease(t *testing.T, db *store.DB, owner string, now time.Time) *job.Job {
 	t.Helper()
-	j, err := db.LeaseJob(t.Context(), []job.Queue{job.WorkerQueue, job.EngineQueue}, owner, now, now.Add(30*time.Second))
+	j, err := db.LeaseJob(t.Context(), []job.Queue{job.WorkerQueue, job.EngineQueue}, nil, owner, now, now.Add(30*time.Second))
 	must(t, err)
 	return j
 }
