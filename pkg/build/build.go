@@ -62,7 +62,8 @@ type Build struct {
 	VersionName string             `json:"version"`
 	ImageID     string             `json:"image_id"`
 	InputDigest string             `json:"input_digest"`
-	Steps       []Step             `json:"steps"` // how long each took
+	Materials   []Material         `json:"materials"` // what went in, beside the repository's files
+	Steps       []Step             `json:"steps"`     // how long each took
 	Error       string             `json:"error"`
 	CreatedAt   time.Time          `json:"created_at"`
 	UpdatedAt   time.Time          `json:"updated_at"`

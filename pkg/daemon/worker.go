@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/kiln-cloud/kiln/pkg/build"
 	"github.com/kiln-cloud/kiln/pkg/build/native"
 	"github.com/kiln-cloud/kiln/pkg/catalog"
 	"github.com/kiln-cloud/kiln/pkg/catalog/inspect"
@@ -67,14 +68,14 @@ func (p *Parts) workerDeps() (worker.Deps, error) {
 	}
 	git := gitsource.Fetcher{AllowLocal: c.LocalSources}
 	return worker.Deps{
-		Store: p.DB, Glance: p.Glance, Builder: builder, Indexes: indexes, Inspect: inspectFile,
+		Store: p.DB, Glance: p.Glance, Builders: map[string]build.Builder{builder.Name(): builder}, Indexes: indexes, Inspect: inspectFile,
 		Upgrader: offline.New(offline.Config{Proxy: proxy, Keyring: c.Keyring, Log: p.Log}),
 		Suites:   suites{mirrors, p.Config.Upgrade.Suites},
 		Fetch: func(ctx context.Context, url, ref, dir string) (worker.Checkout, error) {
 			co, err := git.Fetch(ctx, url, ref, dir)
 			return worker.Checkout{Commit: co.Commit, Files: co.Files, Close: co.Close}, err
 		},
-		WorkDir: c.WorkDir, CacheDir: c.CacheDir, Log: p.Log,
+		Name: p.Config.Default.Host, WorkDir: c.WorkDir, CacheDir: c.CacheDir, Log: p.Log,
 	}, nil
 }
 

@@ -42,11 +42,15 @@ func (h *buildHandler) Run(ctx context.Context, r *job.Run) (res job.Result, err
 		}
 		defer co.Close() //nolint:errcheck // only read; the folder is removed
 		b.Commit = co.Commit
-		state, err := h.Builder.InputState(ctx, build.Request{Recipe: rec})
+		builder, err := h.builder(rec)
 		if err != nil {
 			return err
 		}
-		b.InputDigest = build.InputDigest(digest, h.Builder.Name(), state)
+		state, err := builder.InputState(ctx, build.Request{Recipe: rec})
+		if err != nil {
+			return err
+		}
+		b.InputDigest = build.InputDigest(digest, builder.Name(), state)
 		family, err := h.Store.EnsureFamily(ctx, b.ProjectID, rec.Family)
 		if err != nil {
 			return err
@@ -66,6 +70,15 @@ func (h *buildHandler) Run(ctx context.Context, r *job.Run) (res job.Result, err
 		return err
 	})
 	return res, err
+}
+
+// builder is who makes the recipe's disk. The job's needs lead it to a worker that has it.
+func (d Deps) builder(rec *recipe.Recipe) (build.Builder, error) {
+	b, ok := d.Builders[rec.Builder.Name]
+	if !ok {
+		return nil, errs.New(errs.Unavailable, "kiln.build.builder", "worker %s has no builder %q", d.Name, rec.Builder.Name)
+	}
+	return b, nil
 }
 
 // unchanged finds the version that the same inputs made, if Glance still has it.
@@ -122,7 +135,11 @@ func (h *buildHandler) make(ctx context.Context, r *job.Run, b build.Build, rec 
 
 // construct builds the file, reads its facts and uploads it.
 func (h *buildHandler) construct(ctx context.Context, r *job.Run, b *build.Build, rec *recipe.Recipe, files recipe.Files, pub *publication, dir string) (*catalog.GlanceImage, error) {
-	made, err := h.Builder.Build(ctx, build.Request{
+	builder, err := h.builder(rec)
+	if err != nil {
+		return nil, err
+	}
+	made, err := builder.Build(ctx, build.Request{
 		Recipe: rec, Files: files, WorkDir: dir, Output: filepath.Join(dir, "image."+rec.Output.Format), Log: r, Progress: r.Progress,
 	})
 	if err != nil {

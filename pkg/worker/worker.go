@@ -54,11 +54,14 @@ type Deps struct {
 	Store    Store
 	Glance   catalog.Glance
 	Fetch    func(ctx context.Context, url, ref, dir string) (Checkout, error)
-	Builder  build.Builder
+	Builders map[string]build.Builder // by name
+	Booter   build.Booter             // nil: images are published without a test boot
+	Outputs  build.Outputs
 	Upgrader upgrade.Upgrader
 	Inspect  func(ctx context.Context, path, format string) (*catalog.Facts, error)
 	Indexes  Indexes
 	Suites   Suites
+	Name     string // of this worker, for people
 	WorkDir  string // half-made disks
 	CacheDir string // what may be fetched again
 	Now      func() time.Time

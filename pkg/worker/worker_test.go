@@ -28,6 +28,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/openstack/glance"
 	"github.com/kiln-cloud/kiln/pkg/pocket"
 	"github.com/kiln-cloud/kiln/pkg/pocket/wire"
+	"github.com/kiln-cloud/kiln/pkg/recipe"
 	"github.com/kiln-cloud/kiln/pkg/store"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
 	"github.com/kiln-cloud/kiln/pkg/worker"
@@ -76,7 +77,7 @@ func newShop(t *testing.T) *shop {
 	s.builds = build.Service{Desk: desk, Store: db, AllowLocal: true}
 	repo := fstest.MapFS{"recipes/web.yaml": {Data: []byte("name: web\nfrom: {release: bookworm}\noutput: {format: raw}\n")}}
 	s.deps = worker.Deps{
-		Store: db, Glance: s.glance, Builder: s.builder, Upgrader: fakeUpgrader{},
+		Store: db, Glance: s.glance, Builders: map[string]build.Builder{recipe.DefaultBuilder: s.builder}, Upgrader: fakeUpgrader{},
 		Fetch: func(context.Context, string, string, string) (worker.Checkout, error) {
 			return worker.Checkout{Commit: "c1", Files: repo, Close: func() error { return nil }}, nil
 		},

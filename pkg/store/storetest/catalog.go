@@ -166,7 +166,7 @@ func testSources(t *testing.T, db *store.DB) {
 
 func testBuildsAndUpgrades(t *testing.T, db *store.DB) {
 	ctx := t.Context()
-	b := build.Build{ID: "b1", ProjectID: "p1", SourceID: "s1", RecipeID: "r1", Recipe: "web", Family: "web", State: build.Queued, Force: true, Needs: []string{"gpu"}, Trigger: build.ByPush, Reason: "push of 1a2b3c", UserID: "u1", JobID: "j1", Steps: []build.Step{}, CreatedAt: base, UpdatedAt: base}
+	b := build.Build{ID: "b1", ProjectID: "p1", SourceID: "s1", RecipeID: "r1", Recipe: "web", Family: "web", State: build.Queued, Force: true, Needs: []string{"gpu"}, Trigger: build.ByPush, Reason: "push of 1a2b3c", UserID: "u1", JobID: "j1", Steps: []build.Step{}, Materials: []build.Material{{URI: "pkg:deb/debian/nginx@1", Digest: "sha256:00"}}, CreatedAt: base, UpdatedAt: base}
 	must(t, db.CreateBuild(ctx, b))
 	wantErr(t, db.CreateBuild(ctx, b), errs.Conflict, "kiln.build.exists")
 	b.State, b.Steps, b.VersionName, b.UpdatedAt = build.Succeeded, []build.Step{{Name: "bootstrap", Seconds: 1.25}}, "20260329.1", at(2)

@@ -184,6 +184,7 @@ CREATE TABLE IF NOT EXISTS `builds` (
   `version` VARCHAR(64) NOT NULL,
   `image_id` VARCHAR(64) NOT NULL,
   `input_digest` VARCHAR(255) NOT NULL,
+  `materials` LONGTEXT NULL,
   `steps` LONGTEXT NULL,
   `error` MEDIUMTEXT NOT NULL,
   `created_at` DATETIME(6) NOT NULL,

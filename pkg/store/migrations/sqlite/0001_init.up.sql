@@ -183,6 +183,7 @@ CREATE TABLE IF NOT EXISTS `builds` (
   `version` TEXT NOT NULL,
   `image_id` TEXT NOT NULL,
   `input_digest` TEXT NOT NULL,
+  `materials` TEXT,
   `steps` TEXT,
   `error` TEXT NOT NULL,
   `created_at` TEXT NOT NULL,
