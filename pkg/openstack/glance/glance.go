@@ -164,6 +164,9 @@ func patch(now catalog.GlanceImage, p catalog.GlancePatch) []change {
 	if p.Visibility != nil && *p.Visibility != now.Visibility {
 		changes = append(changes, change{"replace", "/visibility", *p.Visibility})
 	}
+	if p.Protected != nil && *p.Protected != now.Protected {
+		changes = append(changes, change{"replace", "/protected", *p.Protected})
+	}
 	for name, value := range p.Properties {
 		have, there := now.Properties[name]
 		path := "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
@@ -177,6 +180,29 @@ func patch(now catalog.GlanceImage, p catalog.GlancePatch) []change {
 	}
 	slices.SortFunc(changes, func(a, b change) int { return strings.Compare(a.Path, b.Path) })
 	return changes
+}
+
+// ShareImage offers a shared image to a project; again is no error. The project sees it by its id at once, and in lists
+// once it accepts (https://docs.openstack.org/api-ref/image/v2/#create-image-member).
+func (c *Client) ShareImage(ctx context.Context, id, projectID string) error {
+	err := c.service.Do(ctx, openstack.Call{
+		Operation: "add_member", Method: http.MethodPost, Path: "images/" + openstack.Segment(id) + "/members", Body: map[string]string{"member": projectID},
+	})
+	if errs.Is(err, errs.Conflict) { // a member already
+		return nil
+	}
+	return err
+}
+
+// UnshareImage takes the offer back; no error where there was none.
+func (c *Client) UnshareImage(ctx context.Context, id, projectID string) error {
+	err := c.service.Do(ctx, openstack.Call{
+		Operation: "remove_member", Method: http.MethodDelete, Path: "images/" + openstack.Segment(id) + "/members/" + openstack.Segment(projectID),
+	})
+	if errs.Is(err, errs.NotFound) {
+		return nil
+	}
+	return err
 }
 
 // DeleteImage removes the image, and tries again where Glance is away or meets a store that is busy with the image

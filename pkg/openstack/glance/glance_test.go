@@ -104,6 +104,7 @@ func imageLife(t *testing.T, c *glance.Client) {
 		}
 	}
 	patches(t, c, n)
+	shares(t, c, n)
 	if err := c.DeleteImage(t.Context(), n.ID); err != nil {
 		t.Fatal(err)
 	}
@@ -121,6 +122,34 @@ func TestRealIDsAreUsedOnce(t *testing.T) {
 	}
 	if _, err := c.CreateImage(t.Context(), n); errs.CodeOf(err) != "kiln.glance.id_used" {
 		t.Errorf("the id of a deleted image: %v", err)
+	}
+}
+
+// shares offers the image to another project, takes that back, and protects it meanwhile; each twice.
+func shares(t *testing.T, c *glance.Client, n catalog.NewGlanceImage) {
+	t.Helper()
+	other, shared, yes, no := uuid.NewString(), "shared", true, false
+	if err := c.ShareImage(t.Context(), n.ID, other); err == nil {
+		t.Error("a private image was shared")
+	}
+	for range 2 {
+		if _, err := c.PatchImage(t.Context(), n.ID, catalog.GlancePatch{Visibility: &shared, Protected: &yes}); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.ShareImage(t.Context(), n.ID, other); err != nil {
+			t.Errorf("share: %v", err)
+		}
+	}
+	if err := c.DeleteImage(t.Context(), n.ID); !errs.Is(err, errs.Forbidden) {
+		t.Errorf("a protected image was deleted: %v", err)
+	}
+	for range 2 {
+		if err := c.UnshareImage(t.Context(), n.ID, other); err != nil {
+			t.Errorf("unshare: %v", err)
+		}
+		if _, err := c.PatchImage(t.Context(), n.ID, catalog.GlancePatch{Protected: &no}); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
