@@ -66,6 +66,8 @@ func kindOf(of reflect.Type) (string, reflect.Type) {
 	switch {
 	case of == reflect.TypeFor[recipe.Size]():
 		return "size", nil
+	case of.Kind() == reflect.Bool:
+		return "true or false", nil
 	case of.Kind() == reflect.Struct:
 		return "map", of
 	case of.Kind() == reflect.Map:

@@ -1,9 +1,11 @@
 package recipe
 
 import (
+	"bytes"
 	"encoding"
 	"errors"
 	"fmt"
+	"io"
 	"reflect"
 	"regexp"
 	"slices"
@@ -43,27 +45,48 @@ func (p ParseErrors) Unwrap() []error {
 func Parse(file string, data []byte) (*Recipe, error) {
 	p := &parser{file: file}
 	if len(data) > MaxBytes {
-		p.fault(0, "", "kiln.recipe.too_large", "a recipe may have %d bytes at most, this has %d", MaxBytes, len(data))
+		p.fault(1, "", "kiln.recipe.too_large", "a recipe may have %d bytes at most, this has %d", MaxBytes, len(data))
 		return nil, p.problems
 	}
-	var doc yaml.Node
-	if err := yaml.Unmarshal(data, &doc); err != nil {
-		p.syntax(err)
+	doc := p.document(data)
+	if doc == nil {
 		return nil, p.problems
 	}
 	r := &Recipe{Path: file}
-	if len(doc.Content) == 0 {
-		p.fault(1, "", "kiln.recipe.empty", "the file is empty: write at least name and from")
-		return nil, p.problems
-	}
-	p.decode(doc.Content[0], reflect.ValueOf(r).Elem(), "")
+	p.decode(doc, reflect.ValueOf(r).Elem(), "")
+	r.Plan = r.own(p.line) // the rules look at it; it is made again with the defaults
 	p.rules(r)
 	if len(p.problems) > 0 {
 		slices.SortStableFunc(p.problems, func(a, b *errs.Error) int { return a.Where.Line - b.Where.Line })
 		return nil, p.problems
 	}
 	r.defaults()
+	r.Plan = r.own(p.line)
 	return r, nil
+}
+
+// document reads the one YAML document of the file; nil where that is a fault.
+func (p *parser) document(data []byte) *yaml.Node {
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	var doc, more yaml.Node
+	err := dec.Decode(&doc)
+	switch {
+	case errors.Is(err, io.EOF), err == nil && len(doc.Content) == 0:
+		p.fault(1, "", "kiln.recipe.empty", "the file is empty: write at least name and from")
+		return nil
+	case err != nil:
+		p.syntax(err)
+		return nil
+	}
+	if err := dec.Decode(&more); !errors.Is(err, io.EOF) {
+		if err != nil {
+			p.syntax(err)
+			return nil
+		}
+		p.fault(max(more.Line, 1), "", "kiln.recipe.several", "a file is one recipe: put what follows the line --- into a file of its own")
+		return nil
+	}
+	return doc.Content[0]
 }
 
 // parser walks the YAML tree beside the Go type, because yaml's own strict mode names no field path.
@@ -82,7 +105,9 @@ var yamlLine = regexp.MustCompile(`line (\d+)`)
 func (p *parser) syntax(err error) {
 	line := 1
 	if m := yamlLine.FindStringSubmatch(err.Error()); m != nil {
-		line, _ = strconv.Atoi(m[1])
+		if n, err := strconv.Atoi(m[1]); err == nil {
+			line = max(n, 1)
+		}
 	}
 	p.fault(line, "", "kiln.recipe.syntax", "not valid YAML: %s", strings.TrimPrefix(err.Error(), "yaml: "))
 }
@@ -91,7 +116,9 @@ func (p *parser) decode(n *yaml.Node, v reflect.Value, field string) {
 	if p.lines == nil {
 		p.lines = map[string]int{}
 	}
-	p.lines[field] = n.Line
+	if _, known := p.lines[field]; !known {
+		p.lines[field] = n.Line
+	}
 	if n.Kind == yaml.AliasNode {
 		// Anchors make recipes hard to read and allow documents that grow without bound.
 		p.fault(n.Line, field, "kiln.recipe.alias", "anchors and aliases are not allowed in a recipe")
@@ -112,6 +139,8 @@ func (p *parser) decode(n *yaml.Node, v reflect.Value, field string) {
 		p.sequence(n, v, field)
 	case reflect.Map:
 		p.textMap(n, v, field)
+	case reflect.Int64:
+		p.whole(n, v, field)
 	case reflect.Bool:
 		p.truth(n, v, field)
 	default:
@@ -138,13 +167,16 @@ func (p *parser) mapping(n *yaml.Node, v reflect.Value, field string) {
 		path := join(field, key.Value)
 		index, known := fieldIndex(v.Type(), key.Value)
 		switch {
+		case key.Kind != yaml.ScalarNode:
+			p.fault(key.Line, field, "kiln.recipe.wrong_type", "the name of a field is plain text, not %s", nodeName(key))
 		case !known:
 			p.fault(key.Line, path, "kiln.recipe.unknown_field", "unknown field %q; known here: %s", key.Value, strings.Join(fieldNames(v.Type()), ", "))
 		case seen[key.Value]:
 			p.fault(key.Line, path, "kiln.recipe.duplicate_field", "field %q is given twice", key.Value)
 		default:
-			p.decode(value, v.Field(index), path)
 			p.lines[path] = key.Line
+			p.decode(value, v.Field(index), path)
+			p.oneOfWords(v.Type().Field(index).Tag.Get("enum"), v.Field(index), path)
 		}
 		seen[key.Value] = true
 	}
@@ -154,6 +186,69 @@ func (p *parser) mapping(n *yaml.Node, v reflect.Value, field string) {
 			p.fault(n.Line, join(field, name), "kiln.recipe.missing_field", "field %q is missing", name)
 		}
 	}
+	p.exactlyOne(v, field, seen)
+}
+
+// exactlyOne are the types of which exactly one part is given. A File's content may be empty, no other part may.
+var exactlyOne = map[reflect.Type][]string{
+	reflect.TypeFor[From]():   {"release", "recipe", "family"},
+	reflect.TypeFor[File]():   {"content", "source"},
+	reflect.TypeFor[Script](): {"run", "source"},
+	reflect.TypeFor[Test]():   {"run", "source"},
+	reflect.TypeFor[Step]():   {"packages", "users", "files", "run", "source", "services"},
+}
+
+func (p *parser) exactlyOne(v reflect.Value, field string, seen map[string]bool) {
+	parts := exactlyOne[v.Type()]
+	var given []string
+	for _, name := range parts {
+		if seen[name] {
+			given = append(given, name)
+		}
+	}
+	if len(parts) > 0 && len(given) != 1 {
+		p.fault(p.line(field), field, "kiln.recipe.value", "give exactly one of %s", words(parts, "and"))
+		return
+	}
+	for _, name := range given {
+		index, _ := fieldIndex(v.Type(), name)
+		if f := v.Field(index); name != "content" && (f.IsZero() || f.Kind() == reflect.Slice && f.Len() == 0 || emptyServices(f)) {
+			p.value(join(field, name), "%s is empty", name)
+		}
+	}
+}
+
+func emptyServices(v reflect.Value) bool {
+	s, ok := reflect.TypeAssert[Services](v)
+	return ok && s.empty()
+}
+
+// oneOfWords holds a text, or each of a list, against the words that its field may have.
+func (p *parser) oneOfWords(enum string, v reflect.Value, field string) {
+	known := strings.Fields(enum)
+	check := func(v reflect.Value, field string) {
+		if len(known) > 0 && v.String() != "" && !slices.Contains(known, v.String()) {
+			p.value(field, "%q: give %s", v.String(), words(known, "or"))
+		}
+	}
+	switch v.Kind() {
+	case reflect.String:
+		check(v, field)
+	case reflect.Slice:
+		for i := range v.Len() {
+			if v.Index(i).Kind() == reflect.String {
+				check(v.Index(i), fmt.Sprintf("%s[%d]", field, i))
+			}
+		}
+	}
+}
+
+// words joins a, b and c.
+func words(list []string, last string) string {
+	if len(list) == 1 {
+		return list[0]
+	}
+	return strings.Join(list[:len(list)-1], ", ") + " " + last + " " + list[len(list)-1]
 }
 
 func (p *parser) sequence(n *yaml.Node, v reflect.Value, field string) {
@@ -175,9 +270,18 @@ func (p *parser) textMap(n *yaml.Node, v reflect.Value, field string) {
 	}
 	out := reflect.MakeMap(v.Type())
 	for i := 0; i+1 < len(n.Content); i += 2 {
-		elem := reflect.New(v.Type().Elem()).Elem()
-		p.decode(n.Content[i+1], elem, join(field, n.Content[i].Value))
-		out.SetMapIndex(reflect.ValueOf(n.Content[i].Value), elem)
+		key, elem := n.Content[i], reflect.New(v.Type().Elem()).Elem()
+		path := join(field, key.Value)
+		switch {
+		case key.Kind != yaml.ScalarNode:
+			p.fault(key.Line, field, "kiln.recipe.wrong_type", "a name is plain text, not %s", nodeName(key))
+			continue
+		case out.MapIndex(reflect.ValueOf(key.Value)).IsValid():
+			p.fault(key.Line, path, "kiln.recipe.duplicate_field", "%q is given twice", key.Value)
+			continue
+		}
+		p.decode(n.Content[i+1], elem, path)
+		out.SetMapIndex(reflect.ValueOf(key.Value), elem)
 	}
 	v.Set(out)
 }
@@ -190,6 +294,10 @@ func (p *parser) text(n *yaml.Node, v reflect.Value, field string) {
 	// A number or a boolean where text belongs is the most common slip (mode: 0644, version: 1.10).
 	if n.Tag != "!!str" {
 		p.fault(n.Line, field, "kiln.recipe.wrong_type", "expected text, found %s: put it in quotes: %q", tagName(n.Tag), n.Value)
+		return
+	}
+	if strings.ContainsRune(n.Value, 0) {
+		p.fault(n.Line, field, "kiln.recipe.value", "a text has no zero bytes")
 		return
 	}
 	v.SetString(n.Value)
@@ -205,6 +313,8 @@ func nodeName(n *yaml.Node) string {
 		return "a mapping"
 	case yaml.SequenceNode:
 		return "a list"
+	case yaml.AliasNode:
+		return "an alias"
 	}
 	return tagName(n.Tag)
 }
@@ -255,13 +365,22 @@ func FirstOf(err error) *errs.Error {
 	return errs.Wrap(err, errs.Invalid, "kiln.recipe.invalid", "the recipe is not valid")
 }
 
+// line is that of a field, or of the nearest thing around it that the file has.
+func (p *parser) line(field string) int {
+	line := p.lines[field]
+	for at := field; line == 0 && at != ""; line = p.lines[at] {
+		at = at[:max(strings.LastIndexAny(at, ".["), 0)]
+	}
+	return max(line, 1)
+}
+
 // lineOf finds the line of a field in a file that was parsed before.
 func lineOf(file string, data []byte, field string) int {
 	p := &parser{file: file}
-	var doc yaml.Node
-	if yaml.Unmarshal(data, &doc) != nil || len(doc.Content) == 0 {
+	doc := p.document(data)
+	if doc == nil {
 		return 1
 	}
-	p.decode(doc.Content[0], reflect.ValueOf(&Recipe{}).Elem(), "")
-	return max(p.lines[field], 1)
+	p.decode(doc, reflect.ValueOf(&Recipe{}).Elem(), "")
+	return p.line(field)
 }

@@ -53,7 +53,7 @@ type From struct {
 
 // Builder says who makes the image and what the worker must have.
 type Builder struct {
-	Name     string            `yaml:"name" json:"name,omitempty" doc:"native (the default), packer or diskimage-builder"`
+	Name     string            `yaml:"name" json:"name,omitempty" doc:"native (the default), packer or diskimage-builder" enum:"native packer diskimage-builder"`
 	Needs    []string          `yaml:"needs" json:"needs,omitempty" doc:"labels that the worker must have, for example gpu or disk_gib>=50"`
 	Template string            `yaml:"template" json:"template,omitempty" doc:"packer: a JSON template of the repository whose provisioners run after the recipe's steps"`
 	Elements []string          `yaml:"elements" json:"elements,omitempty" doc:"diskimage-builder: further elements, of its own or of the repository's folder elements/"`
@@ -131,7 +131,7 @@ type CloudInit struct {
 // Disk is the shape of the disk.
 type Disk struct {
 	Size       Size        `yaml:"size" json:"size,omitempty" doc:"virtual size, for example 2GiB (the default)"`
-	Firmware   string      `yaml:"firmware" json:"firmware,omitempty" doc:"bios (the default), uefi, or both"`
+	Firmware   string      `yaml:"firmware" json:"firmware,omitempty" doc:"bios (the default), uefi, or both" enum:"bios uefi both"`
 	Partitions []Partition `yaml:"partitions" json:"partitions,omitempty" doc:"partitions beside the root, which takes what is left"`
 }
 
@@ -139,7 +139,7 @@ type Disk struct {
 type Partition struct {
 	Label      string `yaml:"label" json:"label" doc:"name in the partition table and of the file system" required:"true"`
 	Size       Size   `yaml:"size" json:"size" doc:"for example 1GiB" required:"true"`
-	Filesystem string `yaml:"filesystem" json:"filesystem,omitempty" doc:"ext4 (the default) or swap"`
+	Filesystem string `yaml:"filesystem" json:"filesystem,omitempty" doc:"ext4 (the default) or swap" enum:"ext4 swap"`
 	Mount      string `yaml:"mount" json:"mount,omitempty" doc:"where it is mounted, for example /srv; nothing of the system's own"`
 }
 
@@ -151,13 +151,13 @@ type Kernel struct {
 
 // Output is what is made of the disk.
 type Output struct {
-	Format string   `yaml:"format" json:"format,omitempty" doc:"of the VM image: qcow2 (the default) or raw"`
-	Also   []string `yaml:"also" json:"also,omitempty" doc:"further artifacts: docker (an archive for Zun), system (a read-only tree), raw, qcow2, vmdk, vhd"`
+	Format string   `yaml:"format" json:"format,omitempty" doc:"of the VM image: qcow2 (the default) or raw" enum:"qcow2 raw"`
+	Also   []string `yaml:"also" json:"also,omitempty" doc:"further artifacts: docker (an archive for Zun), system (a read-only tree), raw, qcow2, vmdk, vhd" enum:"docker system raw qcow2 vmdk vhd"`
 }
 
 // Publish is who sees a version.
 type Publish struct {
-	Visibility string   `yaml:"visibility" json:"visibility,omitempty" doc:"private (the default), shared, community or public"`
+	Visibility string   `yaml:"visibility" json:"visibility,omitempty" doc:"private (the default), shared, community or public" enum:"private shared community public"`
 	Members    []string `yaml:"members" json:"members,omitempty" doc:"ids of the projects that a shared image is offered to"`
 	Protected  bool     `yaml:"protected" json:"protected,omitempty" doc:"true: Glance refuses to delete it"`
 	Channel    string   `yaml:"channel" json:"channel,omitempty" doc:"channel that moves to a new version; candidate where left out"`
@@ -176,7 +176,7 @@ type Triggers struct {
 	NoPush   bool   `yaml:"no_push" json:"no_push,omitempty" doc:"true: a push that changes the recipe does not build it"`
 	Schedule string `yaml:"schedule" json:"schedule,omitempty" doc:"cron expression in UTC, for example \"0 3 * * 1\""`
 	Base     bool   `yaml:"base" json:"base,omitempty" doc:"true: build when the channel that from.family names moves"`
-	Advisory string `yaml:"advisory" json:"advisory,omitempty" doc:"build when a fix of this urgency or a higher one is published for the newest version: low, medium, high or critical"`
+	Advisory string `yaml:"advisory" json:"advisory,omitempty" doc:"build when a fix of this urgency or a higher one is published for the newest version: low, medium, high or critical" enum:"low medium high critical"`
 }
 
 // Defaults for what a recipe leaves out.
@@ -188,10 +188,11 @@ const (
 )
 
 // own is the recipe's own steps, in order: packages, users, files, scripts, services, cloud-init, then Steps.
-func (r *Recipe) own() []Step {
+// line tells where the file has a field.
+func (r *Recipe) own(line func(field string) int) []Step {
 	var out []Step
 	add := func(field, name string, s Step) {
-		s.Name, s.Recipe, s.Values, s.Where = name, r.Name, r.Values, errs.Where{File: r.Path, Field: field}
+		s.Name, s.Recipe, s.Values, s.Where = name, r.Name, r.Values, errs.Where{File: r.Path, Line: line(field), Field: field}
 		out = append(out, s)
 	}
 	if len(r.Packages) > 0 {

@@ -52,7 +52,7 @@ scripts:
 	got := err.Error()
 	for _, want := range []string{
 		`recipes/web.yaml:1: name: "Web!"`,
-		"recipes/web.yaml:2: from: give exactly one of release and recipe",
+		"recipes/web.yaml:2: from: give exactly one of release, recipe and family",
 		`recipes/web.yaml:5: pakages: unknown field "pakages"; known here: name, family`,
 		"recipes/web.yaml:8: packages[1]: expected text, found a number",
 		`recipes/web.yaml:9: packages[2]: "--allow" is not a Debian package name`,

@@ -16,50 +16,56 @@ import (
 var (
 	recipeName  = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$`)
 	releaseName = regexp.MustCompile(`^[a-z]+$`)
+	// The name of a channel, or of a version (catalog.NextVersionName).
+	channelName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`)
+	versionName = regexp.MustCompile(`^[0-9]{8}\.[0-9]{1,6}$`)
 	// Debian policy 5.6.1; an optional architecture or =version may follow.
 	packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?(=[A-Za-z0-9.+:~-]+)?$`)
 	userName    = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
 	ownerName   = regexp.MustCompile(`^[a-z_][a-z0-9_-]*(:[a-z_][a-z0-9_-]*)?$`)
 	unitName    = regexp.MustCompile(`^[A-Za-z0-9:_.@\\-]+$`)
 	octalMode   = regexp.MustCompile(`^[0-7]{3,4}$`)
-	kernelArgs  = regexp.MustCompile(`^[A-Za-z0-9 =,._:/@+-]*$`)
+	valueName   = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)
 )
+
+// maxValues bounds what a template can go round.
+const maxValues = 1000
 
 // rules checks what the types cannot say.
 func (p *parser) rules(r *Recipe) {
 	if r.Name != "" && !recipeName.MatchString(r.Name) {
 		p.value("name", "%q: use lower case letters, digits, dots and dashes", r.Name)
 	}
-	if r.Family != "" {
-		if err := r.Family.Check(); err != nil {
-			p.value("family", "%q: use lower case letters, digits, dots and dashes", r.Family)
-		}
+	if r.Family != "" && r.Family.Check() != nil {
+		p.value("family", "%q: use lower case letters, digits, dots and dashes", r.Family)
 	}
 	p.fromRules(r.From)
-	for i, name := range r.Packages {
-		if !packageName.MatchString(name) {
-			p.value(fmt.Sprintf("packages[%d]", i), "%q is not a Debian package name", name)
-		}
-	}
-	for i, f := range r.Files {
-		p.fileRules(fmt.Sprintf("files[%d]", i), f)
-	}
-	for i, u := range r.Users {
-		p.userRules(fmt.Sprintf("users[%d]", i), u)
-	}
+	p.builderRules(r)
+	p.valueRules(r)
+	p.packageNames("packages", r.Packages)
+	p.files("files", r.Files)
+	p.users("users", r.Users)
 	for i, s := range r.Scripts {
-		at := fmt.Sprintf("scripts[%d]", i)
-		if (s.Run == "") == (s.Source == "") {
-			p.value(at, "give exactly one of run and source")
-		}
+		p.inRepository(fmt.Sprintf("scripts[%d].source", i), s.Source)
+	}
+	p.serviceRules("services", r.Services)
+	for i, s := range r.Steps {
+		at := fmt.Sprintf("steps[%d]", i)
+		p.packageNames(at+".packages", s.Packages)
+		p.files(at+".files", s.Files)
+		p.users(at+".users", s.Users)
+		p.serviceRules(at+".services", s.Services)
 		p.inRepository(at+".source", s.Source)
 	}
-	for i, name := range slices.Concat(r.Services.Enable, r.Services.Disable) {
-		if !unitName.MatchString(name) || strings.HasPrefix(name, "-") {
-			p.value(fmt.Sprintf("services[%d]", i), "%q is not a systemd unit", name)
+	p.diskRules(r)
+	p.outputRules(r)
+	p.testRules(r.Tests)
+	p.triggerRules(r.Triggers)
+	if r.From.Release != "" { // what stands on others is checked with them under it: Set.checkResolved
+		for _, f := range r.faults() {
+			p.value(f.field, "%s", f.text)
 		}
 	}
-	p.outputRules(r)
 }
 
 // value reports a wrong value, unless the field's type was wrong already.
@@ -67,31 +73,84 @@ func (p *parser) value(field, format string, args ...any) {
 	if slices.ContainsFunc(p.problems, func(e *errs.Error) bool { return e.Where.Field == field }) {
 		return
 	}
-	line := p.lines[field]
-	for at := field; line == 0 && at != ""; line = p.lines[at] {
-		at = at[:max(strings.LastIndexAny(at, ".["), 0)]
-	}
-	p.fault(max(line, 1), field, "kiln.recipe.value", format, args...)
+	p.fault(p.line(field), field, "kiln.recipe.value", format, args...)
 }
 
 func (p *parser) fromRules(f From) {
-	if _, given := p.lines["from"]; !given {
-		return // missing_field was said already
+	if f.Release != "" && !releaseName.MatchString(f.Release) {
+		p.value("from.release", "%q is not a Debian release name such as bookworm", f.Release)
+	}
+	if f.Recipe != "" && !recipeName.MatchString(f.Recipe) {
+		p.value("from.recipe", "%q is not the name of a recipe", f.Recipe)
+	}
+	if f.Family != "" && f.Family.Check() != nil {
+		p.value("from.family", "%q: use lower case letters, digits, dots and dashes", f.Family)
 	}
 	switch {
-	case (f.Release == "") == (f.Recipe == ""):
-		p.value("from", "give exactly one of release and recipe")
-	case f.Release != "" && !releaseName.MatchString(f.Release):
-		p.value("from.release", "%q is not a Debian release name such as bookworm", f.Release)
+	case f.Channel != "" && f.Family == "":
+		p.value("from.channel", "a channel needs the family that it belongs to: give from.family")
+	case f.Channel != "" && !channelName.MatchString(f.Channel) && !versionName.MatchString(f.Channel):
+		p.value("from.channel", "%q is neither a channel such as stable nor a version such as 20260101.1", f.Channel)
+	}
+}
+
+func (p *parser) valueRules(r *Recipe) {
+	if len(r.Values) > maxValues {
+		p.value("values", "at most %d values", maxValues)
+	}
+	for name := range r.Values {
+		if !valueName.MatchString(name) {
+			p.value("values."+name, "%q: a template cannot name it; use letters, digits and underscores", name)
+		}
+	}
+}
+
+func (p *parser) packageNames(at string, names []string) {
+	for i, name := range names {
+		if !packageName.MatchString(name) {
+			p.value(fmt.Sprintf("%s[%d]", at, i), "%q is not a Debian package name", name)
+		}
+	}
+}
+
+func (p *parser) serviceRules(at string, s Services) {
+	check := func(at string, units []string) {
+		for i, name := range units {
+			if !unitName.MatchString(name) || strings.HasPrefix(name, "-") {
+				p.value(fmt.Sprintf("%s[%d]", at, i), "%q is not a systemd unit", name)
+			}
+		}
+	}
+	check(at+".enable", s.Enable)
+	check(at+".disable", s.Disable)
+	for i, name := range s.Disable {
+		if slices.Contains(s.Enable, name) {
+			p.value(fmt.Sprintf("%s.disable[%d]", at, i), "%q is enabled and disabled at once", name)
+		}
+	}
+}
+
+func (p *parser) files(at string, files []File) {
+	seen := map[string]bool{}
+	for i, f := range files {
+		at := fmt.Sprintf("%s[%d]", at, i)
+		p.fileRules(at, f)
+		if f.Path != "" && seen[f.Path] {
+			p.value(at+".path", "%q is given twice", f.Path)
+		}
+		seen[f.Path] = true
 	}
 }
 
 func (p *parser) fileRules(at string, f File) {
-	if f.Path != "" && (!path.IsAbs(f.Path) || path.Clean(f.Path) != f.Path || f.Path == "/") {
+	switch {
+	case f.Path == "":
+	case !path.IsAbs(f.Path) || path.Clean(f.Path) != f.Path || f.Path == "/":
 		p.value(at+".path", "%q: give an absolute path without . and ..", f.Path)
-	}
-	if _, content := p.lines[at+".content"]; content == (f.Source != "") {
-		p.value(at, "give exactly one of content and source")
+	case strings.ContainsAny(f.Path, "\n\r"):
+		p.value(at+".path", "%q: a path is one line", f.Path)
+	case below(f.Path, "/proc", "/sys", "/dev", "/run"):
+		p.value(at+".path", "%q: what is there comes from the running kernel, and no image holds it", f.Path)
 	}
 	if f.Mode != "" && !octalMode.MatchString(f.Mode) {
 		p.value(at+".mode", "%q: give octal permissions such as 0644", f.Mode)
@@ -100,6 +159,23 @@ func (p *parser) fileRules(at string, f File) {
 		p.value(at+".owner", "%q: give user or user:group", f.Owner)
 	}
 	p.inRepository(at+".source", f.Source)
+	if f.Template && f.Source == "" {
+		if _, err := parseTemplate(at, f.Content); err != nil {
+			p.value(at+".content", "%s", err)
+		}
+	}
+}
+
+func (p *parser) users(at string, users []User) {
+	seen := map[string]bool{}
+	for i, u := range users {
+		at := fmt.Sprintf("%s[%d]", at, i)
+		p.userRules(at, u)
+		if u.Name != "" && seen[u.Name] {
+			p.value(at+".name", "%q is given twice", u.Name)
+		}
+		seen[u.Name] = true
+	}
 }
 
 func (p *parser) userRules(at string, u User) {
@@ -111,33 +187,12 @@ func (p *parser) userRules(at string, u User) {
 			p.value(fmt.Sprintf("%s.groups[%d]", at, i), "%q is not a group name", g)
 		}
 	}
-	if u.Shell != "" && (!path.IsAbs(u.Shell) || path.Clean(u.Shell) != u.Shell) {
+	if u.Shell != "" && (!path.IsAbs(u.Shell) || path.Clean(u.Shell) != u.Shell || strings.ContainsAny(u.Shell, ": \n\r\t")) {
 		p.value(at+".shell", "%q: give an absolute path", u.Shell)
 	}
-}
-
-func (p *parser) outputRules(r *Recipe) {
-	if f := r.Output.Format; f != "" && f != "qcow2" && f != "raw" {
-		p.value("output.format", "%q: give qcow2 or raw", f)
-	}
-	if v := r.Publish.Visibility; v != "" && !slices.Contains([]string{"private", "shared", "community", "public"}, v) {
-		p.value("publish.visibility", "%q: give private, shared, community or public", v)
-	}
-	if s := r.Disk.Size; s != 0 && (s < 512<<20 || s > 64<<40) {
-		p.value("disk.size", "%s: a disk has 512MiB at least and 64TiB at most", s)
-	}
-	if k := r.Kernel.Package; k != "" && !packageName.MatchString(k) {
-		p.value("kernel.package", "%q is not a Debian package name", k)
-	}
-	if !kernelArgs.MatchString(r.Kernel.Arguments) {
-		p.value("kernel.arguments", "only letters, digits, spaces and = , . _ : / @ + - are allowed")
-	}
-	for name, value := range r.Properties {
-		if strings.HasPrefix(name, "kiln_") {
-			p.value("properties."+name, "properties that begin with kiln_ are Kiln's own")
-		}
-		if len(name) > 255 || len(value) > 255 {
-			p.value("properties."+name, "Glance keeps at most 255 characters of a name and of a value")
+	for i, key := range u.SSHKeys {
+		if strings.TrimSpace(key) == "" || strings.ContainsAny(key, "\n\r") {
+			p.value(fmt.Sprintf("%s.ssh_keys[%d]", at, i), "a key is one line of authorized_keys")
 		}
 	}
 }
@@ -145,8 +200,8 @@ func (p *parser) outputRules(r *Recipe) {
 // inRepository refuses a path that leaves the repository. Symbolic links are refused later, when the file is
 // opened through Files.
 func (p *parser) inRepository(field, name string) {
-	if name != "" && !fs.ValidPath(name) {
-		p.fault(max(p.lines[field], 1), field, "kiln.recipe.path", "%q leaves the repository or is not a plain path below its root", name)
+	if name != "" && (!fs.ValidPath(name) || name == ".") {
+		p.fault(p.line(field), field, "kiln.recipe.path", "%q leaves the repository or is not a plain path below its root", name)
 	}
 }
 
@@ -154,15 +209,23 @@ func (r *Recipe) defaults() {
 	if r.Family == "" {
 		r.Family = catalog.FamilyName(r.Name)
 	}
-	for i := range r.Files {
-		if r.Files[i].Mode == "" {
-			r.Files[i].Mode = "0644"
-		}
-		if r.Files[i].Owner == "" {
-			r.Files[i].Owner = "root"
-		}
+	defaultFiles(r.Files)
+	for _, s := range r.Steps {
+		defaultFiles(s.Files)
 	}
-	r.Plan = r.own()
+	for i := range r.Disk.Partitions {
+		r.Disk.Partitions[i].Filesystem = first(r.Disk.Partitions[i].Filesystem, "ext4")
+	}
+	for i := range r.Tests {
+		r.Tests[i].Timeout = first(r.Tests[i].Timeout, DefaultTestTimeout.String())
+	}
+}
+
+func defaultFiles(files []File) {
+	for i := range files {
+		files[i].Mode = first(files[i].Mode, "0644")
+		files[i].Owner = first(files[i].Owner, "root")
+	}
 }
 
 // FileMode is the permissions of a file as a number.
@@ -172,4 +235,9 @@ func (f File) FileMode() fs.FileMode {
 		return 0o644
 	}
 	return fs.FileMode(n)
+}
+
+// below tells whether the path is one of the folders or in one.
+func below(name string, folders ...string) bool {
+	return slices.ContainsFunc(folders, func(f string) bool { return name == f || strings.HasPrefix(name, f+"/") })
 }

@@ -5,12 +5,12 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"maps"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/kiln-cloud/kiln/pkg/errs"
@@ -26,6 +26,9 @@ type Set struct {
 // MaxSourceFile is the largest file that a recipe may lay into an image from its repository.
 const MaxSourceFile = 64 << 20
 
+// MaxRecipes is how many recipes one repository may have.
+const MaxRecipes = 1000
+
 // Load reads every *.yaml and *.yml file below recipes/ (or of the root, where there is no such folder).
 func Load(files Files) (*Set, error) {
 	root := "recipes"
@@ -35,7 +38,7 @@ func Load(files Files) (*Set, error) {
 	s := &Set{Recipes: map[string]*Recipe{}, Faults: map[string]ParseErrors{}, files: files}
 	err := fs.WalkDir(files, root, func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
-			return err
+			return errs.Wrap(err, errs.Invalid, "kiln.recipe.repository", "the folder cannot be read").At(errs.Where{File: name})
 		}
 		if d.IsDir() && (strings.HasPrefix(d.Name(), ".") && name != "." || root == "." && name != ".") {
 			return fs.SkipDir
@@ -46,16 +49,22 @@ func Load(files Files) (*Set, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, errs.Wrap(err, errs.Invalid, "kiln.recipe.repository", "the repository cannot be read")
+		return nil, err
 	}
 	s.checkFrom()
+	s.checkResolved()
 	return s, nil
 }
 
 func (s *Set) add(name string) error {
-	data, err := readFile(s.files, name, MaxBytes)
+	if len(s.Recipes)+len(s.Faults) >= MaxRecipes {
+		return errs.New(errs.Invalid, "kiln.recipe.too_many", "a repository has %d recipes at most", MaxRecipes).At(errs.Where{File: name, Line: 1})
+	}
+	data, err := readFile(s.files, name, MaxBytes+1)
 	if err != nil {
-		return err
+		s.Faults[name] = ParseErrors{errs.New(errs.Invalid, "kiln.recipe.path", "the file cannot be read, or has more than %d bytes", MaxBytes).
+			At(errs.Where{File: name, Line: 1})}
+		return nil //nolint:nilerr // it is the fault of this file
 	}
 	r, err := Parse(name, data)
 	var faults ParseErrors
@@ -71,23 +80,55 @@ func (s *Set) add(name string) error {
 		return nil
 	}
 	s.Recipes[r.Name] = r
-	for i, f := range r.Files {
-		s.checkSource(r, "files", i, f.Source)
-	}
-	for i, c := range r.Scripts {
-		s.checkSource(r, "scripts", i, c.Source)
-	}
+	s.checkFiles(r)
 	return nil
 }
 
-func (s *Set) checkSource(r *Recipe, list string, i int, source string) {
+// checkFiles holds that every file which the recipe names is there, and that its templates can be filled in.
+func (s *Set) checkFiles(r *Recipe) {
+	s.checkSource(r, "builder.template", r.Builder.Template)
+	for i, t := range r.Tests {
+		s.checkSource(r, fmt.Sprintf("tests[%d].source", i), t.Source)
+	}
+	for _, step := range r.Plan {
+		at := step.Where.Field
+		s.checkSource(r, at+".source", step.Source)
+		if step.Kind != StepFiles {
+			continue
+		}
+		if strings.HasPrefix(at, "steps[") {
+			at += ".files"
+		}
+		for i, f := range step.Files {
+			field := fmt.Sprintf("%s[%d].source", at, i)
+			if s.checkSource(r, field, f.Source) && f.Template && f.Source != "" {
+				s.checkTemplate(r, field, f.Source)
+			}
+		}
+	}
+}
+
+func (s *Set) checkTemplate(r *Recipe, field, source string) {
+	text, err := readFile(s.files, source, maxTemplate)
+	if err == nil {
+		_, err = parseTemplate(source, string(text))
+	}
+	if err != nil {
+		s.fault(r, field, "kiln.recipe.value", "%s", err)
+	}
+}
+
+func (s *Set) checkSource(r *Recipe, field, source string) bool {
 	if source == "" {
-		return
+		return true
 	}
-	if _, err := readFile(s.files, source, MaxSourceFile); err != nil {
-		field := list + "[" + strconv.Itoa(i) + "].source"
+	f, err := openFile(s.files, source, MaxSourceFile)
+	if err != nil {
 		s.fault(r, field, "kiln.recipe.path", "%q cannot be read from the repository: it is missing, no regular file, a link that leaves the repository, or larger than %d bytes", source, MaxSourceFile)
+		return false
 	}
+	f.Close() //nolint:errcheck // only looked at
+	return true
 }
 
 // fault moves a recipe from the valid ones to the faulty ones.
@@ -137,60 +178,55 @@ func (s *Set) checkChain(all map[string]*Recipe, first *Recipe) {
 	}
 }
 
-// Resolve lays a recipe over all that it stands on: lists are joined (base first), texts of the upper one win.
-func (s *Set) Resolve(name string) (*Recipe, error) {
-	r, ok := s.Recipes[name]
-	if !ok {
-		return nil, errs.New(errs.NotFound, "kiln.recipe.not_found", "there is no valid recipe %q", name)
+// checkResolved holds what can be told only of a recipe with all that it stands on. What stands on a faulty recipe is
+// faulty too.
+func (s *Set) checkResolved() {
+	depth := func(name string) int {
+		n := 0
+		for r := s.Recipes[name]; r != nil && r.From.Recipe != ""; n++ {
+			r = s.Recipes[r.From.Recipe]
+		}
+		return n
 	}
-	chain := []*Recipe{r}
-	for r.From.Recipe != "" { // checkFrom made sure that this ends
-		r = s.Recipes[r.From.Recipe]
-		chain = append(chain, r)
+	names := slices.Sorted(maps.Keys(s.Recipes))
+	depths := make(map[string]int, len(names))
+	for _, name := range names {
+		depths[name] = depth(name)
 	}
-	out := *chain[len(chain)-1]
-	for i := len(chain) - 2; i >= 0; i-- {
-		out = over(out, *chain[i])
+	slices.SortStableFunc(names, func(a, b string) int { return depths[a] - depths[b] })
+	for _, name := range names {
+		r := s.Recipes[name]
+		if on := r.From.Recipe; on != "" && s.Recipes[on] == nil {
+			s.fault(r, "from.recipe", "kiln.recipe.from_missing", "recipe %q has faults", on)
+			continue
+		}
+		whole, err := s.Resolve(name)
+		if err != nil { // the base is there, so this is not reached
+			continue
+		}
+		for _, f := range whole.faults() {
+			s.fault(r, f.field, "kiln.recipe.value", "%s", f.text)
+		}
 	}
-	if out.Disk.Size == 0 {
-		out.Disk.Size = DefaultSize
-	}
-	out.Kernel.Package = first(out.Kernel.Package, DefaultKernel)
-	out.Output.Format = first(out.Output.Format, DefaultFormat)
-	out.Publish.Visibility = first(out.Publish.Visibility, "private")
-	out.Builder.Name = first(out.Builder.Name, DefaultBuilder)
-	return &out, nil
-}
-
-func over(base, top Recipe) Recipe {
-	out := top
-	out.From = base.From
-	out.Packages = unique(slices.Concat(base.Packages, top.Packages))
-	out.Files = slices.Concat(base.Files, top.Files)
-	out.Users = slices.Concat(base.Users, top.Users)
-	out.Scripts = slices.Concat(base.Scripts, top.Scripts)
-	out.Services.Enable = unique(slices.Concat(base.Services.Enable, top.Services.Enable))
-	out.Services.Disable = unique(slices.Concat(base.Services.Disable, top.Services.Disable))
-	out.Disk.Size = max(base.Disk.Size, top.Disk.Size)
-	out.Kernel.Package = first(top.Kernel.Package, base.Kernel.Package)
-	out.Kernel.Arguments = strings.TrimSpace(base.Kernel.Arguments + " " + top.Kernel.Arguments)
-	out.Output.Format = first(top.Output.Format, base.Output.Format)
-	out.Publish.Visibility = first(top.Publish.Visibility, base.Publish.Visibility)
-	out.Plan = slices.Concat(base.Plan, top.Plan)
-	out.Properties = map[string]string{}
-	for _, m := range []map[string]string{base.Properties, top.Properties} {
-		maps.Copy(out.Properties, m)
-	}
-	return out
 }
 
 // Digest is the sha256 of a resolved recipe and of every file of the repository that it names.
 func (s *Set) Digest(r *Recipe) (string, error) {
 	h := sha256.New()
-	if err := json.NewEncoder(h).Encode(r); err != nil {
+	in := *r
+	// When and where it is built, and what people read, does not change the image.
+	in.Description, in.Triggers, in.Builder.Needs = "", Triggers{}, nil
+	if err := json.NewEncoder(h).Encode(in); err != nil {
 		return "", err
 	}
-	var sources []string
+	sources := []string{r.Builder.Template}
+	for _, e := range r.Builder.Elements {
+		files, err := s.elementFiles(e)
+		if err != nil {
+			return "", err
+		}
+		sources = append(sources, files...)
+	}
 	for _, step := range r.Plan {
 		sources = append(sources, step.Source)
 		for _, f := range step.Files {
@@ -214,35 +250,46 @@ func (s *Set) Digest(r *Recipe) (string, error) {
 	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
 }
 
+// elementFiles are the files of an element of the repository; none for one that diskimage-builder brings.
+func (s *Set) elementFiles(name string) ([]string, error) {
+	root := path.Join("elements", name)
+	if info, err := fs.Stat(s.files, root); err != nil || !info.IsDir() {
+		return nil, nil //nolint:nilerr // it is not of the repository
+	}
+	var out []string
+	err := fs.WalkDir(s.files, root, func(name string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			out = append(out, name)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, errs.Wrap(err, errs.Invalid, "kiln.recipe.path", "the element %q of the repository cannot be read", name)
+	}
+	return out, nil
+}
+
 func readFile(files Files, name string, limit int64) ([]byte, error) {
-	f, err := files.Open(name)
+	f, err := openFile(files, name, limit)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close() //nolint:errcheck // only read
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() || info.Size() > limit {
-		return nil, &fs.PathError{Op: "read", Path: name, Err: fs.ErrInvalid}
-	}
 	return io.ReadAll(io.LimitReader(f, limit+1))
 }
 
-func first(a, b string) string {
-	if a != "" {
-		return a
+// openFile opens a regular file of at most limit bytes.
+func openFile(files Files, name string, limit int64) (fs.File, error) {
+	f, err := files.Open(name)
+	if err != nil {
+		return nil, err
 	}
-	return b
-}
-
-func unique(in []string) []string {
-	var out []string
-	for _, s := range in {
-		if !slices.Contains(out, s) {
-			out = append(out, s)
-		}
+	info, err := f.Stat()
+	if err == nil && (!info.Mode().IsRegular() || info.Size() > limit) {
+		err = &fs.PathError{Op: "read", Path: name, Err: fs.ErrInvalid}
 	}
-	return out
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
