@@ -33,6 +33,7 @@ func (a *api) routes() []route {
 		on(get, "/v1/recipes", "recipes:list", a.listRecipes).lists("source_id name", "name path updated_at"),
 		on(post, "/v1/recipes/validate", "recipes:validate", a.validateRecipe),
 		on(get, "/v1/recipes/{id}", "recipes:show", a.showRecipe),
+		on(post, "/v1/recipes/{id}/lock", "recipes:lock", a.lockRecipe),
 		on(get, "/v1/builds", "builds:list", a.listBuilds).lists("state family recipe_id source_id", "state family created_at updated_at"),
 		on(post, "/v1/builds", "builds:create", a.createBuild),
 		on(get, "/v1/builds/{id}", "builds:show", a.showBuild),

@@ -106,7 +106,7 @@ func (a *app) noun(n noun) *cobra.Command {
 	}
 	switch n.name {
 	case "recipe":
-		cmd.AddCommand(a.checkRecipe())
+		cmd.AddCommand(a.checkRecipe(), a.lockRecipe())
 	case "job":
 		cmd.AddCommand(a.jobLog())
 	case "family":

@@ -89,7 +89,7 @@ func New(d Deps) ([]job.Handler, error) {
 	publisher := &publisher{Deps: d, images: images}
 	return []job.Handler{
 		&syncHandler{d}, &buildHandler{Deps: d, publisher: publisher},
-		&inspectHandler{Deps: d, images: images}, &advisoryHandler{d},
+		&inspectHandler{Deps: d, images: images}, &advisoryHandler{d}, &lockHandler{d},
 		&upgradeHandler{Deps: d, publisher: publisher, images: images},
 	}, nil
 }

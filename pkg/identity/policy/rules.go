@@ -59,6 +59,7 @@ func Defaults() []Rule {
 		{"provisioning:sources:sync", projectMember, "Read the recipes of a source again.", op(post, "/v1/sources/{id}/sync"), anyScope},
 		{"provisioning:recipes:list", projectReader, "List recipes.", op(get, "/v1/recipes"), anyScope},
 		{"provisioning:recipes:show", projectReader, "Show a recipe.", op(get, "/v1/recipes/{id}"), anyScope},
+		{"provisioning:recipes:lock", projectMember, "Pin the packages of a recipe as the repositories have them now.", op(post, "/v1/recipes/{id}/lock"), anyScope},
 		{"provisioning:recipes:validate", anyReader, "Check the text of a recipe; nothing is kept.", op(post, "/v1/recipes/validate"), anyScope},
 		{"provisioning:builds:list", projectReader, "List builds.", op(get, "/v1/builds"), anyScope},
 		{"provisioning:builds:create", projectMember, "Build a recipe.", op(post, "/v1/builds"), projectOnly},
