@@ -72,7 +72,10 @@ func (h *placeHandler) prepare(ctx context.Context, w *placement.Workload) error
 		if err != nil {
 			return err
 		}
-		w.ImageID, w.Version = v.ImageID, v.Name
+		if w.ImageID, err = placement.ImageOf(v, w.Kind); err != nil {
+			return err
+		}
+		w.Version = v.Name
 		if fallback != "" {
 			w.Note = fallback
 		}

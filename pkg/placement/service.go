@@ -93,8 +93,17 @@ func (s *Service) resolve(ctx context.Context, w *Workload) error {
 	if err != nil {
 		return err
 	}
-	w.Family, w.Version, w.ImageID, w.Note = v.Family, v.Name, v.ImageID, note
-	return nil
+	w.Family, w.Version, w.Note = v.Family, v.Name, note
+	w.ImageID, err = ImageOf(v, w.Kind)
+	return err
+}
+
+// ImageOf is the image of a version that a workload of the kind starts from.
+func ImageOf(v catalog.Version, k Kind) (string, error) {
+	if k == Container {
+		return v.ContainerImage()
+	}
+	return v.ImageID, nil
 }
 
 func (s *Service) start(ctx context.Context, by job.By, w Workload, kind job.Kind, payload any) error {

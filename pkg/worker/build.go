@@ -11,7 +11,6 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/event"
 	"github.com/kiln-cloud/kiln/pkg/job"
 	"github.com/kiln-cloud/kiln/pkg/listing"
-	"github.com/kiln-cloud/kiln/pkg/recipe"
 )
 
 // buildHandler runs a recipe: repository → image file → facts → Glance → version.
@@ -31,32 +30,19 @@ func (h *buildHandler) Run(ctx context.Context, r *job.Run) (res job.Result, err
 	if err != nil {
 		return res, err
 	}
-	b.State, b.UpdatedAt, b.Error = build.Running, h.Now(), ""
+	b.State, b.Worker, b.UpdatedAt, b.Error = build.Running, h.Name, h.Now(), ""
 	if err := h.Store.UpdateBuild(ctx, b); err != nil {
 		return res, err
 	}
 	err = h.work(func(dir string) error {
-		rec, digest, co, err := h.resolve(ctx, src, b.Commit, b.Recipe, filepath.Join(dir, "git"))
+		in, err := h.inputs(ctx, r, src, b, dir)
 		if err != nil {
 			return err
 		}
-		defer co.Close() //nolint:errcheck // only read; the folder is removed
-		b.Commit = co.Commit
-		builder, err := h.builder(rec)
-		if err != nil {
-			return err
-		}
-		state, err := builder.InputState(ctx, build.Request{Recipe: rec})
-		if err != nil {
-			return err
-		}
-		b.InputDigest = build.InputDigest(digest, builder.Name(), state)
-		family, err := h.Store.EnsureFamily(ctx, b.ProjectID, rec.Family)
-		if err != nil {
-			return err
-		}
+		defer in.checkout.Close() //nolint:errcheck // only read; the folder is removed
+		b.Commit, b.InputDigest, b.Builder = in.checkout.Commit, in.input, in.builder.Name()
 		if !b.Force {
-			same, err := h.unchanged(ctx, family, b.InputDigest)
+			same, err := h.unchanged(ctx, in.family, b.InputDigest)
 			if err != nil {
 				return err
 			}
@@ -66,19 +52,10 @@ func (h *buildHandler) Run(ctx context.Context, r *job.Run) (res job.Result, err
 				return nil
 			}
 		}
-		res, err = h.make(ctx, r, b, rec, co.Files, family, dir)
+		res, err = h.make(ctx, r, b, in)
 		return err
 	})
 	return res, err
-}
-
-// builder is who makes the recipe's disk. The job's needs lead it to a worker that has it.
-func (d Deps) builder(rec *recipe.Recipe) (build.Builder, error) {
-	b, ok := d.Builders[rec.Builder.Name]
-	if !ok {
-		return nil, errs.New(errs.Unavailable, "kiln.build.builder", "worker %s has no builder %q", d.Name, rec.Builder.Name)
-	}
-	return b, nil
 }
 
 // unchanged finds the version that the same inputs made, if Glance still has it.
@@ -102,65 +79,79 @@ func (h *buildHandler) unchanged(ctx context.Context, f catalog.Family, digest s
 	return nil, nil
 }
 
-func (h *buildHandler) make(ctx context.Context, r *job.Run, b build.Build, rec *recipe.Recipe, files recipe.Files, family catalog.Family, dir string) (job.Result, error) {
+// make builds, uploads, boots and publishes. What an earlier attempt left in Glance whole is used again.
+func (h *buildHandler) make(ctx context.Context, r *job.Run, b build.Build, in *inputs) (res job.Result, err error) {
+	rec := in.recipe
 	pub := publication{
-		family: family, origin: "build", originID: b.ID, input: b.InputDigest, format: rec.Output.Format,
-		visibility: rec.Publish.Visibility, properties: rec.Properties,
+		family: in.family, origin: "build", originID: b.ID, input: b.InputDigest, format: rec.Output.Format, base: in.baseVersion,
+		publish: rec.Publish, properties: rec.Properties,
 	}
-	parent, err := h.newest(ctx, family)
-	if err != nil {
-		return job.Result{}, err
+	if pub.parent, err = h.newest(ctx, in.family); err != nil {
+		return res, err
 	}
-	pub.parent = parent
 	g, err := h.publisher.leftover(ctx, b.ID)
 	if err != nil {
-		return job.Result{}, err
+		return res, err
 	}
 	if g == nil {
-		g, err = h.construct(ctx, r, &b, rec, files, &pub, dir)
+		g, err = h.construct(ctx, r, &b, in, &pub)
 	} else {
 		r.Logf("image %s was whole when an earlier attempt ended; it is used", g.ID)
-		pub.facts, err = h.factsOf(ctx, r, *g)
+		err = h.adopt(ctx, r, *g, &pub)
 	}
 	if err != nil {
-		return job.Result{}, err
+		return res, err
+	}
+	if err := h.prove(ctx, r, b, in, *g, &pub); err != nil {
+		return res, h.publisher.discard(ctx, *g, err)
 	}
 	v, record, err := h.publisher.finish(ctx, r, *g, pub)
 	if err != nil {
-		return job.Result{}, err
+		return res, err
 	}
 	r.Logf("published version %s of %s as image %s", v.Name, v.Family, g.ID)
 	return h.done(r, b, build.Succeeded, v, record), nil
 }
 
 // construct builds the file, reads its facts and uploads it.
-func (h *buildHandler) construct(ctx context.Context, r *job.Run, b *build.Build, rec *recipe.Recipe, files recipe.Files, pub *publication, dir string) (*catalog.GlanceImage, error) {
-	builder, err := h.builder(rec)
-	if err != nil {
-		return nil, err
-	}
-	made, err := builder.Build(ctx, build.Request{
-		Recipe: rec, Files: files, WorkDir: dir, Output: filepath.Join(dir, "image."+rec.Output.Format), Log: r, Progress: r.Progress,
-	})
+func (h *buildHandler) construct(ctx context.Context, r *job.Run, b *build.Build, in *inputs, pub *publication) (*catalog.GlanceImage, error) {
+	req := in.request
+	req.WorkDir, req.Output, req.Log, req.Progress = in.dir, filepath.Join(in.dir, "image."+in.recipe.Output.Format), r, r.Progress
+	made, err := in.builder.Build(ctx, req)
 	if err != nil {
 		return nil, disk.NoSpace(err, "the worker's disk")
 	}
-	b.Steps = made.Steps
 	r.Progress("inspect", 0, 0, "steps")
 	if pub.facts, err = h.Inspect(ctx, made.Path, made.Format); err != nil {
 		return nil, err
 	}
-	pub.format = made.Format
+	pub.format, pub.path = made.Format, made.Path
+	// Kept before the upload: an attempt that finds the image whole has them too.
+	b.Steps, b.Materials = made.Steps, made.Materials
+	if err := h.Store.UpdateBuild(ctx, *b); err != nil {
+		return nil, err
+	}
 	g, err := h.publisher.upload(ctx, r, made.Path, *pub)
 	return &g, err
 }
 
-func (h *buildHandler) factsOf(ctx context.Context, r *job.Run, g catalog.GlanceImage) (*catalog.Facts, error) {
+// adopt reads what an earlier attempt uploaded whole.
+func (h *buildHandler) adopt(ctx context.Context, r *job.Run, g catalog.GlanceImage, pub *publication) error {
 	path, err := h.publisher.images.get(ctx, r, g)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return h.Inspect(ctx, path, g.DiskFormat)
+	pub.path, pub.format = path, g.DiskFormat
+	pub.facts, err = h.Inspect(ctx, path, g.DiskFormat)
+	return err
+}
+
+// prove boots the image where nobody sees it, and makes what is published beside it.
+func (h *buildHandler) prove(ctx context.Context, r *job.Run, b build.Build, in *inputs, g catalog.GlanceImage, pub *publication) error {
+	if err := h.boot(ctx, r, in, g, pub); err != nil {
+		return err
+	}
+	return h.publisher.makeArtifacts(ctx, r, in.recipe.Output.Also, in.recipe, g, pub, in.dir)
 }
 
 // newest is the version that the new one follows; nil for the first.

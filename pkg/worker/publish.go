@@ -9,11 +9,13 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/kiln-cloud/kiln/pkg/build"
 	"github.com/kiln-cloud/kiln/pkg/catalog"
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/event"
 	"github.com/kiln-cloud/kiln/pkg/job"
 	"github.com/kiln-cloud/kiln/pkg/listing"
+	"github.com/kiln-cloud/kiln/pkg/recipe"
 )
 
 // publisher turns an image file into a version: bytes to Glance, then one transaction that makes it known.
@@ -31,8 +33,12 @@ type publication struct {
 	originID   string
 	input      string // input digest
 	format     string
-	visibility string
+	path       string // of the disk on this worker
+	base       *catalog.Version
+	publish    recipe.Publish
 	facts      *catalog.Facts
+	boot       *build.BootReport
+	artifacts  []catalog.Artifact
 	properties map[string]string
 }
 
@@ -56,6 +62,45 @@ func (p *publisher) leftover(ctx context.Context, originID string) (*catalog.Gla
 	return whole, nil
 }
 
+// leftoverArtifacts finds the whole artifacts of an image that an earlier attempt uploaded, by their format; half ones
+// are removed.
+func (p *publisher) leftoverArtifacts(ctx context.Context, imageID string) (map[string]catalog.GlanceImage, error) {
+	found, err := p.Glance.Images(ctx, map[string]string{catalog.PropArtifactOf: imageID})
+	if err != nil {
+		return nil, err
+	}
+	whole := map[string]catalog.GlanceImage{}
+	for _, g := range found {
+		format := g.Properties[catalog.PropArtifact]
+		if _, twice := whole[format]; g.Status == "active" && !twice {
+			whole[format] = g
+			continue
+		}
+		if err := p.remove(ctx, g.ID); err != nil {
+			return nil, err
+		}
+	}
+	return whole, nil
+}
+
+// discard removes an image that will never be published, with its artifacts, where the reason is final; what may come
+// good at the next attempt stays. It answers the reason.
+func (p *publisher) discard(ctx context.Context, g catalog.GlanceImage, reason error) error {
+	if kind := errs.KindOf(reason); kind != errs.Invalid {
+		return reason
+	}
+	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	found, err := p.Glance.Images(clean, map[string]string{catalog.PropArtifactOf: g.ID})
+	for _, a := range found {
+		err = errors.Join(err, p.remove(clean, a.ID))
+	}
+	if err = errors.Join(err, p.remove(clean, g.ID)); err != nil {
+		p.Log.WithError(err).WithField("image", g.ID).Warning("an image that failed its proof cannot be removed now; the engine's sweep will")
+	}
+	return reason
+}
+
 // remove deletes an image; one that somebody else removed already is no fault.
 func (p *publisher) remove(ctx context.Context, id string) error {
 	if err := p.Glance.DeleteImage(ctx, id); !errs.Is(err, errs.NotFound) {
@@ -67,15 +112,6 @@ func (p *publisher) remove(ctx context.Context, id string) error {
 // upload creates the image record and sends the file. A failure removes the record again; a kill leaves it to
 // leftover.
 func (p *publisher) upload(ctx context.Context, r *job.Run, path string, pub publication) (g catalog.GlanceImage, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return g, err
-	}
-	defer f.Close() //nolint:errcheck // only read
-	info, err := f.Stat()
-	if err != nil {
-		return g, err
-	}
 	props := map[string]string{
 		catalog.PropFamily: string(pub.family.Name), catalog.PropOrigin: pub.origin, catalog.PropOriginID: pub.originID,
 		catalog.PropInputDigest: pub.input, catalog.PropJob: r.Job.ID,
@@ -87,27 +123,50 @@ func (p *publisher) upload(ctx context.Context, r *job.Run, path string, pub pub
 		props[catalog.PropParent] = pub.parent.ImageID
 	}
 	maps.Copy(props, pub.properties)
-	g, err = p.Glance.CreateImage(ctx, catalog.NewGlanceImage{
+	g, err = p.send(ctx, r, path, catalog.NewGlanceImage{
 		ID: uuid.NewString(), Name: string(pub.family.Name), DiskFormat: pub.format, ContainerFormat: "bare",
 		Owner: pub.family.ProjectID, Visibility: "private", MinDiskGiB: minDisk(pub.facts), Properties: props,
 	})
 	if err != nil {
 		return g, err
 	}
-	body := r.Metered("upload", f, info.Size())
-	if err := p.Glance.Upload(ctx, g.ID, body, info.Size()); err != nil {
+	if err := p.images.put(g, path); err != nil {
+		r.Warnf("the image is not kept on this worker: %v", err)
+	}
+	return g, nil
+}
+
+// uploadArtifact sends a further form of the image g.
+func (p *publisher) uploadArtifact(ctx context.Context, r *job.Run, g catalog.GlanceImage, a build.Artifact, pub publication) (catalog.GlanceImage, error) {
+	diskFormat, container := glanceFormats(a.Format)
+	return p.send(ctx, r, a.Path, catalog.NewGlanceImage{
+		ID: uuid.NewString(), Name: string(pub.family.Name) + "-" + a.Format, DiskFormat: diskFormat, ContainerFormat: container,
+		Owner: pub.family.ProjectID, Visibility: "private", Properties: map[string]string{
+			catalog.PropFamily: string(pub.family.Name), catalog.PropArtifact: a.Format, catalog.PropArtifactOf: g.ID, catalog.PropJob: r.Job.ID,
+		},
+	})
+}
+
+func (p *publisher) send(ctx context.Context, r *job.Run, path string, n catalog.NewGlanceImage) (g catalog.GlanceImage, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return g, err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	info, err := f.Stat()
+	if err != nil {
+		return g, err
+	}
+	if g, err = p.Glance.CreateImage(ctx, n); err != nil {
+		return g, err
+	}
+	if err := p.Glance.Upload(ctx, g.ID, r.Metered("upload", f, info.Size()), info.Size()); err != nil {
 		// The upload may have failed because ctx ended: the record still has to go.
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer cancel()
 		return g, errors.Join(err, p.remove(clean, g.ID))
 	}
-	if g, err = p.Glance.Image(ctx, g.ID); err != nil {
-		return g, err
-	}
-	if err := p.images.put(g, path); err != nil {
-		r.Warnf("the image is not kept on this worker: %v", err)
-	}
-	return g, nil
+	return p.Glance.Image(ctx, g.ID)
 }
 
 // finish names the version and returns what must be written with the job's end.
@@ -128,12 +187,17 @@ func (p *publisher) finish(ctx context.Context, r *job.Run, g catalog.GlanceImag
 	if pub.parent != nil {
 		v.ParentVersion = pub.parent.Name
 	}
-	patch := catalog.GlancePatch{Properties: map[string]string{catalog.PropVersion: v.Name}}
-	if pub.visibility != "" && pub.visibility != g.Visibility {
-		patch.Visibility = &pub.visibility
+	if pub.base != nil {
+		v.Base, v.BaseImageID = string(pub.base.Family)+"/"+pub.base.Name, pub.base.ImageID
 	}
-	if _, err := p.Glance.PatchImage(ctx, g.ID, patch); err != nil {
+	v.Artifacts = pub.artifacts
+	if err := p.show(ctx, g.ID, v, pub.publish); err != nil {
 		return v, nil, err
+	}
+	for _, a := range pub.artifacts {
+		if err := p.show(ctx, a.ImageID, v, pub.publish); err != nil {
+			return v, nil, err
+		}
 	}
 	row := imageRow(g, v.ProjectID, pub.facts, p.Now())
 	compared := p.compared(ctx, r, row)
@@ -144,12 +208,32 @@ func (p *publisher) finish(ctx context.Context, r *job.Run, g catalog.GlanceImag
 		if err := compared.write(ctx, r); err != nil {
 			return err
 		}
-		return p.record(ctx, r, v)
+		return p.record(ctx, r, v, pub.publish.Channel)
 	}, nil
 }
 
+// show lets those see the image whom the recipe names. It is the last thing that is done in Glance.
+func (p *publisher) show(ctx context.Context, imageID string, v catalog.Version, publish recipe.Publish) error {
+	patch := catalog.GlancePatch{Properties: map[string]string{catalog.PropVersion: v.Name}}
+	if publish.Visibility != "" {
+		patch.Visibility = &publish.Visibility
+	}
+	if publish.Protected {
+		patch.Protected = &publish.Protected
+	}
+	if _, err := p.Glance.PatchImage(ctx, imageID, patch); err != nil {
+		return err
+	}
+	for _, project := range publish.Members {
+		if err := p.Glance.ShareImage(ctx, imageID, project); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // record makes the version known: it runs in the transaction that ends the job.
-func (p *publisher) record(ctx context.Context, r *job.Run, v catalog.Version) error {
+func (p *publisher) record(ctx context.Context, r *job.Run, v catalog.Version, channel string) error {
 	if err := p.Store.AddVersion(ctx, v); err != nil {
 		if errs.Is(err, errs.Conflict) {
 			// Another job of the family took the name in the meantime: the next attempt takes the next name.
@@ -169,7 +253,10 @@ func (p *publisher) record(ctx context.Context, r *job.Run, v catalog.Version) e
 			return err
 		}
 	}
-	if err := p.Store.SetChannel(ctx, v.FamilyID, catalog.Candidate, v.Name); err != nil {
+	if channel == "" {
+		channel = catalog.Candidate
+	}
+	if err := p.Store.SetChannel(ctx, v.FamilyID, channel, v.Name); err != nil {
 		return err
 	}
 	return p.Store.Record(ctx, event.Event{

@@ -14,6 +14,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/event"
 	"github.com/kiln-cloud/kiln/pkg/job"
+	"github.com/kiln-cloud/kiln/pkg/recipe"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
 )
 
@@ -49,7 +50,7 @@ func (h *upgradeHandler) Run(ctx context.Context, r *job.Run) (res job.Result, e
 	}
 	pub := publication{
 		family: family, parent: &from, origin: "upgrade", originID: u.ID, format: original.DiskFormat,
-		visibility: original.Visibility, properties: inherited(original),
+		publish: recipe.Publish{Visibility: original.Visibility, Protected: original.Protected}, properties: inherited(original),
 	}
 	err = h.work(func(dir string) error {
 		g, err := h.construct(ctx, r, &u, original, &pub, dir)
@@ -60,6 +61,13 @@ func (h *upgradeHandler) Run(ctx context.Context, r *job.Run) (res job.Result, e
 			r.Logf("nothing is pending for version %s", from.Name)
 			res = h.done(r, u, upgrade.Unchanged, from, nil)
 			return nil
+		}
+		formats := make([]string, len(from.Artifacts))
+		for i, a := range from.Artifacts {
+			formats[i] = a.Format
+		}
+		if err := h.publisher.makeArtifacts(ctx, r, formats, nil, *g, &pub, dir); err != nil {
+			return h.publisher.discard(ctx, *g, err)
 		}
 		v, record, err := h.publisher.finish(ctx, r, *g, pub)
 		if err != nil {
@@ -104,7 +112,7 @@ func (h *upgradeHandler) construct(ctx context.Context, r *job.Run, u *upgrade.U
 	if pub.facts, err = h.Inspect(ctx, out, original.DiskFormat); err != nil {
 		return nil, err
 	}
-	pub.input = inputDigest(original, made)
+	pub.input, pub.path = inputDigest(original, made), out
 	uploaded, err := h.publisher.upload(ctx, r, out, *pub)
 	return &uploaded, err
 }
@@ -122,7 +130,7 @@ func (h *upgradeHandler) adopt(ctx context.Context, r *job.Run, u upgrade.Upgrad
 	if err != nil {
 		return err
 	}
-	pub.input = inputDigest(original, *u.Report)
+	pub.input, pub.path = inputDigest(original, *u.Report), path
 	pub.facts, err = h.Inspect(ctx, path, g.DiskFormat)
 	return err
 }

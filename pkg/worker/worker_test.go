@@ -44,6 +44,8 @@ type shop struct {
 	builds  build.Service
 	deps    worker.Deps
 	builder *fakeBuilder
+
+	parallel int
 }
 
 func newShop(t *testing.T) *shop {
@@ -98,7 +100,7 @@ func (s *shop) drain() {
 		s.t.Fatal(err)
 	}
 	r := &job.Runner{
-		Store: s.db, Waker: never{}, Handlers: handlers, Queues: []job.Queue{job.WorkerQueue}, Owner: uuid.NewString(),
+		Store: s.db, Waker: never{}, Handlers: handlers, Queues: []job.Queue{job.WorkerQueue}, Owner: uuid.NewString(), Parallel: s.parallel,
 		Lease: 5 * time.Second, Beat: 20 * time.Millisecond, Poll: 20 * time.Millisecond, Log: s.deps.Log,
 		Backoff: func(int) time.Duration { return 0 },
 	}
@@ -320,7 +322,11 @@ type never struct{}
 
 func (never) Wake(context.Context, []job.Queue) (<-chan struct{}, error) { return nil, nil }
 
-type fakeBuilder struct{ err error }
+type fakeBuilder struct {
+	mu   sync.Mutex
+	err  error
+	last build.Request
+}
 
 func (*fakeBuilder) Name() string { return "double" }
 
@@ -330,6 +336,9 @@ func (*fakeBuilder) Plan(context.Context, build.Request) ([]build.PlannedStep, e
 }
 
 func (f *fakeBuilder) Build(_ context.Context, req build.Request) (build.Result, error) {
+	f.mu.Lock()
+	f.last = req
+	f.mu.Unlock()
 	if f.err != nil {
 		return build.Result{}, f.err
 	}

@@ -1,0 +1,142 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/kiln-cloud/kiln/pkg/build"
+	"github.com/kiln-cloud/kiln/pkg/catalog"
+	"github.com/kiln-cloud/kiln/pkg/disk"
+	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/job"
+	"github.com/kiln-cloud/kiln/pkg/recipe"
+)
+
+// boot starts the image where nobody sees it and runs the recipe's tests.
+func (h *buildHandler) boot(ctx context.Context, r *job.Run, in *inputs, g catalog.GlanceImage, pub *publication) error {
+	if h.Booter == nil {
+		if len(in.recipe.Tests) > 0 {
+			r.Warnf("the recipe's %d tests are not run: test boots are off on this worker", len(in.recipe.Tests))
+		}
+		return nil
+	}
+	tests, err := commands(in)
+	if err != nil {
+		return err
+	}
+	r.Progress("test boot", 0, 0, "steps")
+	report, err := h.Booter.Boot(ctx, build.BootTest{
+		Disk: build.Artifact{Format: pub.format, Path: pub.path, VirtualSize: pub.facts.VirtualSize}, ImageID: g.ID, Firmware: in.recipe.Disk.Firmware,
+		Facts: pub.facts, Tests: tests, Log: r, Progress: func(text string, done, total int64) { r.Progress(text, done, total, "steps") },
+	})
+	if err != nil {
+		return err
+	}
+	pub.boot = &report
+	r.Logf("booted in %.0f s (%s)", report.Seconds, report.Method)
+	for _, t := range report.Tests {
+		r.Logf("test %s passed in %.1f s", t.Name, t.Seconds)
+	}
+	return nil
+}
+
+// scriptMost bounds a test's file.
+const scriptMost = 1 << 20
+
+// commands reads the recipe's tests.
+func commands(in *inputs) ([]build.BootCommand, error) {
+	var out []build.BootCommand
+	for i, t := range in.recipe.Tests {
+		c := build.BootCommand{Name: t.Name, Text: t.Run, Timeout: 5 * time.Minute}
+		if t.Source != "" {
+			text, err := readText(in.checkout.Files, t.Source)
+			if err != nil {
+				return nil, errs.Wrap(err, errs.Invalid, "kiln.recipe.path", "the test's file %q cannot be read", t.Source).
+					At(errs.Where{File: in.recipe.Path, Field: fmt.Sprintf("tests[%d].source", i)})
+			}
+			c.Text = text
+		}
+		if t.Timeout != "" {
+			var err error
+			if c.Timeout, err = time.ParseDuration(t.Timeout); err != nil { // the recipe's rules let only durations through
+				return nil, err
+			}
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+func readText(files fs.FS, name string) (string, error) {
+	f, err := files.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	text, err := io.ReadAll(io.LimitReader(f, scriptMost))
+	return string(text), err
+}
+
+// makeArtifacts makes and uploads the further forms of a disk; rec may be nil.
+func (p *publisher) makeArtifacts(ctx context.Context, r *job.Run, formats []string, rec *recipe.Recipe, g catalog.GlanceImage, pub *publication, dir string) error {
+	if len(formats) == 0 {
+		return nil
+	}
+	if p.Outputs == nil {
+		return errs.New(errs.Unavailable, "kiln.build.outputs", "worker %s makes no further artifacts", p.Name)
+	}
+	there, err := p.leftoverArtifacts(ctx, g.ID)
+	if err != nil {
+		return err
+	}
+	for _, format := range formats {
+		image, ok := there[format]
+		if !ok {
+			if image, err = p.artifact(ctx, r, format, rec, g, pub, dir); err != nil {
+				return err
+			}
+		}
+		a := catalog.Artifact{Format: format, ImageID: image.ID, Size: image.Size}
+		if image.HashValue != "" {
+			a.Digest = image.HashAlgo + ":" + image.HashValue
+		}
+		pub.artifacts = append(pub.artifacts, a)
+		r.Logf("artifact %s is image %s", format, image.ID)
+	}
+	return nil
+}
+
+func (p *publisher) artifact(ctx context.Context, r *job.Run, format string, rec *recipe.Recipe, g catalog.GlanceImage, pub *publication, dir string) (catalog.GlanceImage, error) {
+	r.Progress("artifact "+format, 0, 0, "steps")
+	dir = filepath.Join(dir, "artifact-"+format)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return catalog.GlanceImage{}, disk.NoSpace(err, "the worker's disk")
+	}
+	finished := build.Artifact{Format: pub.format, Path: pub.path, VirtualSize: pub.facts.VirtualSize}
+	made, err := p.Outputs.Make(ctx, finished, format, dir, rec, r)
+	if err != nil {
+		return catalog.GlanceImage{}, disk.NoSpace(err, "the worker's disk")
+	}
+	image, err := p.uploadArtifact(ctx, r, g, made, *pub)
+	if err == nil {
+		err = os.RemoveAll(dir) // several artifacts need not fit beside each other
+	}
+	return image, err
+}
+
+// glanceFormats are the disk and container formats that Glance calls an artifact by.
+func glanceFormats(format string) (diskFormat, container string) {
+	switch format {
+	case "docker":
+		return "raw", "docker"
+	case "system":
+		return "raw", "bare"
+	}
+	return strings.ToLower(format), "bare"
+}
