@@ -122,6 +122,13 @@ type Facts struct {
 	CloudInit      bool      `json:"cloud_init"`
 	MachineID      string    `json:"machine_id"` // empty, uninitialized, set, missing
 	Packages       []Package `json:"packages"`
+
+	Firmware    string      `json:"firmware"`     // what the disk can boot with: bios, uefi, both, none
+	CommandLine string      `json:"command_line"` // that the boot loader gives the kernel
+	Partitions  []Partition `json:"partitions"`
+	Services    []string    `json:"services"` // systemd units that start by themselves
+	Users       []User      `json:"users"`    // who can have a shell
+	Setuid      []Setuid    `json:"setuid"`   // programs that run as another user than who starts them
 }
 
 // OSRelease is the part of /etc/os-release that Kiln uses.
@@ -138,6 +145,9 @@ type Package struct {
 	Version      string `json:"version"`
 	Architecture string `json:"architecture"`
 	Source       string `json:"source"` // source package name
+
+	SourceVersion string   `json:"source_version,omitempty"` // where it is not Version
+	Licenses      []string `json:"licenses,omitempty"`       // as its copyright file names them; empty where that is prose
 }
 
 // ImageState says whether the facts of an image are known.

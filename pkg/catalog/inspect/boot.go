@@ -53,8 +53,39 @@ func readBoot(facts *catalog.Facts, dirs []bootDir) error {
 		if _, err := d.fsys.Stat(d.path + "/grub/grub.cfg"); err == nil {
 			facts.BootLoader = "grub"
 		}
+		if facts.CommandLine == "" {
+			facts.CommandLine, err = commandLine(d)
+			if err != nil {
+				return err
+			}
+		}
 	}
 	SortVersions(facts.Kernels)
 	SortVersions(facts.Initrds)
 	return nil
+}
+
+// maxBootConfig bounds a boot loader's configuration, in bytes.
+const maxBootConfig = 1 << 20
+
+// commandLine is what the boot loader's first entry gives the kernel: GRUB's "linux /boot/vmlinuz root=… ro", or
+// extlinux's "append root=… ro".
+func commandLine(d bootDir) (string, error) {
+	for _, c := range []struct {
+		file string
+		skip int // words before the arguments
+		word string
+	}{{"/grub/grub.cfg", 2, "linux"}, {"/extlinux/extlinux.conf", 1, "append"}, {"/syslinux/syslinux.cfg", 1, "append"}} {
+		text, err := optional(d.fsys, d.path+c.file, maxBootConfig)
+		if err != nil {
+			return "", err
+		}
+		for line := range strings.Lines(text) {
+			words := strings.Fields(line)
+			if len(words) > c.skip && strings.EqualFold(words[0], c.word) {
+				return clean(strings.Join(words[c.skip:], " ")), nil
+			}
+		}
+	}
+	return "", nil
 }

@@ -48,46 +48,39 @@ func Read(ctx context.Context, r io.ReaderAt, size int64, format string) (facts 
 	// The qcow2 reader is not ours and was not written for hostile input: its panics end here.
 	defer func() {
 		if p := recover(); p != nil {
-			facts, err = nil, errs.New(errs.Invalid, CodeUnreadable, "the %s image is damaged: %v", format, p)
+			facts, err = nil, damaged(format, p)
 		}
 	}()
-	return read(ctx, bounded{ctx: ctx, r: r}, header)
-}
-
-func read(ctx context.Context, r io.ReaderAt, header disk.Header) (*catalog.Facts, error) {
-	guest, err := openDisk(r, header)
-	if err != nil {
-		return nil, unreadable(ctx, err)
-	}
-	facts := &catalog.Facts{DiskFormat: header.Format, VirtualSize: header.VirtualSize, Packages: []catalog.Package{}, Kernels: []string{}, Initrds: []string{}}
-	const gib = 1 << 30
-	facts.MinDiskGiB = int((header.VirtualSize + gib - 1) / gib)
-	parts, err := disk.Partitions(guest, header.VirtualSize)
+	s, err := open(ctx, r, header)
 	if err != nil {
 		return nil, err
 	}
-	facts.PartitionTable = tableOf(parts)
-	root, err := disk.FindRoot(guest, parts)
-	if err != nil {
-		return nil, err
-	}
-	facts.FileSystem = disk.Filesystem(guest, root.Start, root.Length)
-	if !strings.HasPrefix(facts.FileSystem, "ext") {
-		return nil, errs.New(errs.Invalid, CodeFileSystem,
-			"the root file system is %s; Kiln reads facts from ext2, ext3 and ext4 only", facts.FileSystem)
-	}
-	fsys, err := ext4.Open(io.NewSectionReader(guest, root.Start, root.Length), root.Length)
-	if err != nil {
-		return nil, unreadable(ctx, err)
-	}
-	facts.RootUUID, facts.UsedBytes = fsys.UUID(), fsys.UsedBytes()
-	if err := readSystem(facts, fsys); err != nil {
-		return nil, unreadable(ctx, err)
-	}
-	if err := readBoot(facts, bootFileSystems(guest, parts, root, fsys)); err != nil {
+	if facts, err = s.facts(ctx); err != nil {
 		return nil, unreadable(ctx, err)
 	}
 	return facts, nil
+}
+
+func (s *system) facts(ctx context.Context) (*catalog.Facts, error) {
+	const gib = 1 << 30
+	facts := &catalog.Facts{
+		DiskFormat: s.header.Format, VirtualSize: s.header.VirtualSize, MinDiskGiB: int((s.header.VirtualSize + gib - 1) / gib),
+		PartitionTable: tableOf(s.parts), FileSystem: s.kind, RootUUID: s.fsys.UUID(), UsedBytes: s.fsys.UsedBytes(),
+		Firmware: s.firmware(), Partitions: s.partitions(),
+		Packages: []catalog.Package{}, Kernels: []string{}, Initrds: []string{}, Services: []string{}, Users: []catalog.User{}, Setuid: []catalog.Setuid{},
+	}
+	if err := readSystem(facts, s.fsys); err != nil {
+		return nil, err
+	}
+	if err := readBoot(facts, bootFileSystems(s.guest, s.parts, s.root, s.fsys)); err != nil {
+		return nil, err
+	}
+	for _, read := range []func(*catalog.Facts, *ext4.FS) error{readServices, readUsers, readLicenses} {
+		if err := read(facts, s.fsys); err != nil {
+			return nil, err
+		}
+	}
+	return facts, readSetuid(ctx, facts, s.fsys)
 }
 
 // openDisk gives the bytes as the guest sees them. The reader hides the file behind it, so that a
@@ -160,7 +153,7 @@ func readSystem(facts *catalog.Facts, fsys *ext4.FS) error {
 		release, err = fsys.ReadFile("/usr/lib/os-release", maxText)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return errs.New(errs.Invalid, CodeNoSystem, "the largest file system has no /etc/os-release: there is no Linux system on the image")
+		return errs.New(errs.Invalid, CodeNoSystem, "the root file system has no /etc/os-release: there is no Linux system on the image")
 	}
 	if err != nil {
 		return err
@@ -198,7 +191,11 @@ func readPackages(facts *catalog.Facts, fsys *ext4.FS) error {
 		if !p.Installed() {
 			continue
 		}
-		facts.Packages = append(facts.Packages, catalog.Package{Name: p.Name, Version: p.Version, Architecture: p.Architecture, Source: p.Source})
+		known := catalog.Package{Name: p.Name, Version: p.Version, Architecture: p.Architecture, Source: p.Source}
+		if p.SourceVersion != p.Version {
+			known.SourceVersion = p.SourceVersion
+		}
+		facts.Packages = append(facts.Packages, known)
 		switch p.Name {
 		case "dpkg":
 			facts.Architecture = p.Architecture

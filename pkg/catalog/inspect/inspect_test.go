@@ -73,6 +73,8 @@ func debianFacts() *catalog.Facts {
 			{Name: "cloud-init", Version: "22.4.2-1", Architecture: "all", Source: "cloud-init"},
 			{Name: "libssl3", Version: "3.0.15-1~deb12u1", Architecture: "amd64", Source: "openssl"},
 		},
+		Firmware: "none", Services: []string{}, Users: []catalog.User{}, Setuid: []catalog.Setuid{},
+		Partitions: []catalog.Partition{{Type: "whole", FileSystem: "ext4", Size: 32 << 20, Root: true}},
 	}
 }
 
@@ -137,7 +139,7 @@ func TestFacts(t *testing.T) {
 				t.Fatal(err)
 			}
 			want := debianFacts()
-			want.FileSystem = d.kind
+			want.FileSystem, want.Partitions[0].FileSystem = d.kind, d.kind
 			if diff := cmp.Diff(want, facts, cmpopts.IgnoreFields(catalog.Facts{}, "UsedBytes")); diff != "" {
 				t.Error(diff)
 			}

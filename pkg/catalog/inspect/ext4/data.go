@@ -2,7 +2,6 @@ package ext4
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 )
 
@@ -13,7 +12,7 @@ const maxDepth = 5
 func (f *FS) data(i *inode, limit int64) ([]byte, error) {
 	switch {
 	case i.flags&flagEncrypted != 0:
-		return nil, errors.New("the file is encrypted")
+		return nil, ErrEncrypted
 	case i.size > limit:
 		return nil, corrupt("a file of %d bytes where at most %d are sensible", i.size, limit)
 	case i.flags&flagInline != 0:

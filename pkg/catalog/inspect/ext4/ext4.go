@@ -129,6 +129,9 @@ type inode struct {
 	flags uint32
 	acl   uint32 // block of extended attributes, counted in sectors
 	secs  uint32 // sectors in use
+	uid   uint32
+	gid   uint32
+	links uint16
 	block [60]byte
 }
 
@@ -172,6 +175,9 @@ func (f *FS) readInode(n uint32) (*inode, error) {
 	}
 	le := binary.LittleEndian
 	i := &inode{mode: le.Uint16(raw), flags: le.Uint32(raw[32:]), acl: le.Uint32(raw[104:]), secs: le.Uint32(raw[28:])}
+	i.uid = uint32(le.Uint16(raw[2:])) | uint32(le.Uint16(raw[120:]))<<16
+	i.gid = uint32(le.Uint16(raw[24:])) | uint32(le.Uint16(raw[122:]))<<16
+	i.links = le.Uint16(raw[26:])
 	i.size = int64(le.Uint32(raw[4:])) | int64(le.Uint32(raw[108:])&0x7fffffff)<<32
 	copy(i.block[:], raw[40:100])
 	return i, nil

@@ -66,14 +66,22 @@ func (f *FS) ReadDir(name string) ([]string, error) {
 	return names, nil
 }
 
-// lookup walks a path from the root. ".." of the root is the root.
 func (f *FS) lookup(name string) (*inode, error) {
+	n, err := f.lookupNumber(name)
+	if err != nil {
+		return nil, err
+	}
+	return f.readInode(n)
+}
+
+// lookupNumber walks a path from the root. ".." of the root is the root.
+func (f *FS) lookupNumber(name string) (uint32, error) {
 	todo := split(name)
 	trail := []uint32{rootInode}
 	links, steps := 0, 0
 	for len(todo) > 0 {
 		if steps++; steps > maxParts {
-			return nil, corrupt("a path of more than %d parts", maxParts)
+			return 0, corrupt("a path of more than %d parts", maxParts)
 		}
 		part := todo[0]
 		todo = todo[1:]
@@ -83,28 +91,28 @@ func (f *FS) lookup(name string) (*inode, error) {
 		}
 		n, i, err := f.child(trail[len(trail)-1], part)
 		if err != nil {
-			return nil, err
+			return 0, err
 		}
 		if !i.isLink() {
 			trail = append(trail, n)
 			continue
 		}
 		if links++; links > maxLinks {
-			return nil, corrupt("more than %d symbolic links", maxLinks)
+			return 0, corrupt("more than %d symbolic links", maxLinks)
 		}
 		target, err := f.target(i)
 		if err != nil {
-			return nil, err
+			return 0, err
 		}
 		if strings.HasPrefix(target, "/") {
 			trail = trail[:1]
 		}
 		todo = append(split(target), todo...)
 		if len(todo) > maxParts {
-			return nil, corrupt("a path of more than %d parts", maxParts)
+			return 0, corrupt("a path of more than %d parts", maxParts)
 		}
 	}
-	return f.readInode(trail[len(trail)-1])
+	return trail[len(trail)-1], nil
 }
 
 func split(name string) []string {
@@ -179,4 +187,25 @@ func (f *FS) scanDir(d *inode, fn func(name string, inode uint32) bool) error {
 		}
 	}
 	return nil
+}
+
+// ReadLink is where a symbolic link points; the link itself is not followed. fs.ErrInvalid where it is no link.
+func (f *FS) ReadLink(name string) (string, error) {
+	at := strings.LastIndexByte(name, '/')
+	dir, err := f.lookupNumber(name[:max(0, at)])
+	if err != nil {
+		return "", &fs.PathError{Op: "readlink", Path: name, Err: err}
+	}
+	_, i, err := f.child(dir, name[at+1:])
+	if err == nil && !i.isLink() {
+		err = fs.ErrInvalid
+	}
+	var target string
+	if err == nil {
+		target, err = f.target(i)
+	}
+	if err != nil {
+		return "", &fs.PathError{Op: "readlink", Path: name, Err: err}
+	}
+	return target, nil
 }
