@@ -82,8 +82,12 @@ type Source struct {
 	ProjectID string     `json:"project_id"`
 	Name      string     `json:"name"`
 	URL       string     `json:"url"`
-	Ref       string     `json:"ref"`   // branch or tag; "" means the remote's HEAD
-	State     string     `json:"state"` // new, syncing, ready, failed
+	Hosted    bool       `json:"hosted"`    // Kiln keeps the repository itself; URL is HostedURL(ID)
+	Ref       string     `json:"ref"`       // branch or tag; "" means the remote's HEAD, and for a hosted one what is pushed first
+	State     string     `json:"state"`     // new, syncing, ready, failed
+	Interval  string     `json:"interval"`  // how often it is pulled, "15m"; "" for only when asked or told by a webhook
+	NextSync  *time.Time `json:"next_sync"` // when it is pulled next; nil where there is no interval
+	Secret    string     `json:"-"`         // that its webhooks are signed with
 	Commit    string     `json:"commit"`
 	Error     string     `json:"error"`
 	JobID     string     `json:"job_id"`
@@ -245,11 +249,24 @@ func InputDigest(recipeDigest, builder, inputState string) string {
 
 // Store keeps sources, recipes and builds.
 type Store interface {
+	Repositories
+	TriggerStore
+
 	CreateSource(ctx context.Context, s Source) error // errs.Conflict where the name is taken in the project
 	UpdateSource(ctx context.Context, s Source) error
 	FindSource(ctx context.Context, id string) (Source, error)
 	ListSources(ctx context.Context, q listing.Query) ([]Source, error)
-	DeleteSource(ctx context.Context, id string) error // with its recipes; builds stay
+	DeleteSource(ctx context.Context, id string) error // with its recipes and its hosted repository; builds stay
+	// LockSource holds the source until the transaction ends; errs.NotFound where there is none.
+	LockSource(ctx context.Context, id string) error
+	// DueSources are those whose NextSync is not after now, the longest due first.
+	DueSources(ctx context.Context, now time.Time, limit int) ([]Source, error)
+	// TakeSync moves NextSync from was to next, and tells whether it was still was: of many engines one does it.
+	TakeSync(ctx context.Context, id string, was, next time.Time) (bool, error)
+	// NoteDelivery keeps the id of a webhook's delivery, and tells whether it is new.
+	NoteDelivery(ctx context.Context, sourceID, delivery string, now time.Time) (fresh bool, err error)
+	// ForgetDeliveries drops what NoteDelivery kept before then.
+	ForgetDeliveries(ctx context.Context, before time.Time) error
 
 	// ReplaceRecipes makes rs the recipes of the source; rows of the same path keep their ids.
 	ReplaceRecipes(ctx context.Context, sourceID string, rs []Recipe) error

@@ -17,7 +17,7 @@ var (
 
 var sourceTable = tableOf[build.Source](spec{
 	name: "sources", resource: "source",
-	filters: []string{"id", "name", "url", "ref", "state", "commit", "job_id"},
+	filters: []string{"id", "name", "url", "hosted", "ref", "state", "commit", "job_id"},
 	sorts:   []string{"name", "created_at", "updated_at", "state"},
 	order:   byName(),
 })
@@ -31,9 +31,10 @@ var recipeTable = tableOf[build.Recipe](spec{
 
 var buildTable = tableOf[build.Build](spec{
 	name: "builds", resource: "build",
-	filters: []string{"id", "source_id", "recipe_id", "recipe", "commit", "family", "state", "job_id", "version", "image_id", "input_digest", "force"},
-	sorts:   []string{"created_at", "updated_at", "recipe", "family", "state", "version"},
-	order:   newestFirst,
+	filters: []string{"id", "source_id", "recipe_id", "recipe", "commit", "family", "state", "job_id", "version", "image_id", "input_digest", "force",
+		"trigger", "user_id", "builder", "worker"},
+	sorts: []string{"created_at", "updated_at", "recipe", "family", "state", "version"},
+	order: newestFirst,
 })
 
 var upgradeTable = tableOf[upgrade.Upgrade](spec{
@@ -74,8 +75,15 @@ func (db *DB) DeleteSource(ctx context.Context, id string) error {
 		if !found {
 			return notFound("source", id)
 		}
-		_, err = db.exec(ctx, "source", id, "DELETE FROM `recipes` WHERE `source_id` = ?", id)
-		return err
+		if _, err := db.exec(ctx, "source", id, "DELETE FROM `trigger_marks` WHERE `recipe_id` IN (SELECT `id` FROM `recipes` WHERE `source_id` = ?)", id); err != nil {
+			return err
+		}
+		for _, table := range []string{"recipes", "git_refs", "git_packs", "webhook_deliveries"} {
+			if _, err := db.exec(ctx, "source", id, "DELETE FROM "+quote(table)+" WHERE `source_id` = ?", id); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 
@@ -111,6 +119,9 @@ func (db *DB) ReplaceRecipes(ctx context.Context, sourceID string, rs []build.Re
 			if _, err := recipeTable.delete(ctx, db, id); err != nil {
 				return err
 			}
+			if _, err := db.exec(ctx, "recipe", id, "DELETE FROM `trigger_marks` WHERE `recipe_id` = ?", id); err != nil {
+				return err
+			}
 		}
 		return nil
 	})
@@ -144,7 +155,7 @@ func (db *DB) CreateBuild(ctx context.Context, b build.Build) error {
 
 // UpdateBuild implements build.Store.
 func (db *DB) UpdateBuild(ctx context.Context, b build.Build) error {
-	return buildTable.update(ctx, db, b)
+	return buildTable.update(ctx, db, b, "trigger", "reason") // JoinBuild may add to the reason meanwhile
 }
 
 // FindBuild implements build.Store.

@@ -38,7 +38,8 @@ CREATE TABLE IF NOT EXISTS `job_logs` (
   `at` DATETIME(6) NOT NULL,
   `level` VARCHAR(32) NOT NULL,
   `text` LONGTEXT NULL,
-  PRIMARY KEY (`job_id`, `seq`)
+  PRIMARY KEY (`job_id`, `seq`),
+  KEY `job_logs_at` (`at`, `job_id`, `seq`)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
 
 CREATE TABLE IF NOT EXISTS `event_ids` (
@@ -76,6 +77,7 @@ CREATE TABLE IF NOT EXISTS `families` (
   `project_id` VARCHAR(64) NOT NULL,
   `name` VARCHAR(64) NOT NULL,
   `description` MEDIUMTEXT NOT NULL,
+  `retention` LONGTEXT NULL,
   `created_at` DATETIME(6) NOT NULL,
   `updated_at` DATETIME(6) NOT NULL,
   PRIMARY KEY (`id`),
@@ -88,6 +90,21 @@ CREATE TABLE IF NOT EXISTS `channels` (
   `version` VARCHAR(64) NOT NULL,
   `updated_at` DATETIME(6) NOT NULL,
   PRIMARY KEY (`family_id`, `name`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `channel_moves` (
+  `id` VARCHAR(64) NOT NULL,
+  `family_id` VARCHAR(64) NOT NULL,
+  `channel` VARCHAR(64) NOT NULL,
+  `seq` BIGINT NOT NULL,
+  `kind` VARCHAR(32) NOT NULL,
+  `version` VARCHAR(64) NOT NULL,
+  `before` VARCHAR(64) NOT NULL,
+  `user_id` VARCHAR(64) NOT NULL,
+  `reason` MEDIUMTEXT NOT NULL,
+  `at` DATETIME(6) NOT NULL,
+  PRIMARY KEY (`id`),
+  UNIQUE KEY `channel_moves_seq` (`family_id`, `channel`, `seq`)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
 
 CREATE TABLE IF NOT EXISTS `versions` (
@@ -107,6 +124,7 @@ CREATE TABLE IF NOT EXISTS `versions` (
   `base_image_id` VARCHAR(64) NOT NULL,
   `pinned` BOOLEAN NOT NULL,
   `note` LONGTEXT NOT NULL,
+  `revoked_with` VARCHAR(255) NOT NULL,
   `created_at` DATETIME(6) NOT NULL,
   PRIMARY KEY (`id`),
   UNIQUE KEY `versions_name` (`family_id`, `name`),
@@ -136,16 +154,48 @@ CREATE TABLE IF NOT EXISTS `sources` (
   `project_id` VARCHAR(64) NOT NULL,
   `name` VARCHAR(255) NOT NULL,
   `url` MEDIUMTEXT NOT NULL,
+  `hosted` BOOLEAN NOT NULL,
   `ref` VARCHAR(255) NOT NULL,
   `state` VARCHAR(32) NOT NULL,
+  `interval` VARCHAR(32) NOT NULL,
+  `next_sync` DATETIME(6) NULL,
+  `secret` VARCHAR(255) NOT NULL,
   `commit` VARCHAR(64) NOT NULL,
   `error` MEDIUMTEXT NOT NULL,
   `job_id` VARCHAR(64) NOT NULL,
   `synced_at` DATETIME(6) NULL,
   `created_at` DATETIME(6) NOT NULL,
   `updated_at` DATETIME(6) NOT NULL,
+  `pushes` BIGINT NOT NULL DEFAULT 0,
+  `locks` BIGINT NOT NULL DEFAULT 0,
   PRIMARY KEY (`id`),
-  UNIQUE KEY `sources_name` (`project_id`, `name`)
+  UNIQUE KEY `sources_name` (`project_id`, `name`),
+  KEY `sources_due` (`next_sync`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `git_refs` (
+  `source_id` VARCHAR(64) NOT NULL,
+  `name` VARCHAR(255) NOT NULL,
+  `hash` VARCHAR(64) NOT NULL,
+  PRIMARY KEY (`source_id`, `name`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `git_packs` (
+  `source_id` VARCHAR(64) NOT NULL,
+  `seq` BIGINT NOT NULL,
+  `part` INT NOT NULL,
+  `sha256` VARCHAR(64) NOT NULL,
+  `size` BIGINT NOT NULL,
+  `body` MEDIUMBLOB NOT NULL,
+  PRIMARY KEY (`source_id`, `seq`, `part`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `webhook_deliveries` (
+  `source_id` VARCHAR(64) NOT NULL,
+  `delivery` VARCHAR(64) NOT NULL,
+  `created_at` DATETIME(6) NOT NULL,
+  PRIMARY KEY (`source_id`, `delivery`),
+  KEY `webhook_deliveries_created` (`created_at`)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
 
 CREATE TABLE IF NOT EXISTS `recipes` (
@@ -159,9 +209,19 @@ CREATE TABLE IF NOT EXISTS `recipes` (
   `spec` LONGTEXT NULL,
   `problems` LONGTEXT NULL,
   `updated_at` DATETIME(6) NOT NULL,
+  `again` LONGTEXT NULL,
+  `locks` BIGINT NOT NULL DEFAULT 0,
   PRIMARY KEY (`id`),
   UNIQUE KEY `recipes_path` (`source_id`, `path`),
   KEY `recipes_project` (`project_id`, `name`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `trigger_marks` (
+  `recipe_id` VARCHAR(64) NOT NULL,
+  `kind` VARCHAR(32) NOT NULL,
+  `key` VARCHAR(512) NOT NULL,
+  `fired_at` DATETIME(6) NOT NULL,
+  PRIMARY KEY (`recipe_id`, `kind`, `key`)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
 
 CREATE TABLE IF NOT EXISTS `builds` (

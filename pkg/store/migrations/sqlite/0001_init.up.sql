@@ -39,6 +39,7 @@ CREATE TABLE IF NOT EXISTS `job_logs` (
   `text` TEXT,
   PRIMARY KEY (`job_id`, `seq`)
 );
+CREATE INDEX IF NOT EXISTS `job_logs_at` ON `job_logs` (`at`, `job_id`, `seq`);
 
 CREATE TABLE IF NOT EXISTS `event_ids` (
   `id` INTEGER NOT NULL,
@@ -75,6 +76,7 @@ CREATE TABLE IF NOT EXISTS `families` (
   `project_id` TEXT NOT NULL,
   `name` TEXT NOT NULL,
   `description` TEXT NOT NULL,
+  `retention` TEXT,
   `created_at` TEXT NOT NULL,
   `updated_at` TEXT NOT NULL,
   PRIMARY KEY (`id`)
@@ -88,6 +90,21 @@ CREATE TABLE IF NOT EXISTS `channels` (
   `updated_at` TEXT NOT NULL,
   PRIMARY KEY (`family_id`, `name`)
 );
+
+CREATE TABLE IF NOT EXISTS `channel_moves` (
+  `id` TEXT NOT NULL,
+  `family_id` TEXT NOT NULL,
+  `channel` TEXT NOT NULL,
+  `seq` INTEGER NOT NULL,
+  `kind` TEXT NOT NULL,
+  `version` TEXT NOT NULL,
+  `before` TEXT NOT NULL,
+  `user_id` TEXT NOT NULL,
+  `reason` TEXT NOT NULL,
+  `at` TEXT NOT NULL,
+  PRIMARY KEY (`id`)
+);
+CREATE UNIQUE INDEX IF NOT EXISTS `channel_moves_seq` ON `channel_moves` (`family_id`, `channel`, `seq`);
 
 CREATE TABLE IF NOT EXISTS `versions` (
   `id` TEXT NOT NULL,
@@ -106,6 +123,7 @@ CREATE TABLE IF NOT EXISTS `versions` (
   `base_image_id` TEXT NOT NULL,
   `pinned` INTEGER NOT NULL,
   `note` TEXT NOT NULL,
+  `revoked_with` TEXT NOT NULL,
   `created_at` TEXT NOT NULL,
   PRIMARY KEY (`id`)
 );
@@ -135,17 +153,49 @@ CREATE TABLE IF NOT EXISTS `sources` (
   `project_id` TEXT NOT NULL,
   `name` TEXT NOT NULL,
   `url` TEXT NOT NULL,
+  `hosted` INTEGER NOT NULL,
   `ref` TEXT NOT NULL,
   `state` TEXT NOT NULL,
+  `interval` TEXT NOT NULL,
+  `next_sync` TEXT,
+  `secret` TEXT NOT NULL,
   `commit` TEXT NOT NULL,
   `error` TEXT NOT NULL,
   `job_id` TEXT NOT NULL,
   `synced_at` TEXT,
   `created_at` TEXT NOT NULL,
   `updated_at` TEXT NOT NULL,
+  `pushes` INTEGER NOT NULL DEFAULT 0,
+  `locks` INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (`id`)
 );
 CREATE UNIQUE INDEX IF NOT EXISTS `sources_name` ON `sources` (`project_id`, `name`);
+CREATE INDEX IF NOT EXISTS `sources_due` ON `sources` (`next_sync`);
+
+CREATE TABLE IF NOT EXISTS `git_refs` (
+  `source_id` TEXT NOT NULL,
+  `name` TEXT NOT NULL,
+  `hash` TEXT NOT NULL,
+  PRIMARY KEY (`source_id`, `name`)
+);
+
+CREATE TABLE IF NOT EXISTS `git_packs` (
+  `source_id` TEXT NOT NULL,
+  `seq` INTEGER NOT NULL,
+  `part` INTEGER NOT NULL,
+  `sha256` TEXT NOT NULL,
+  `size` INTEGER NOT NULL,
+  `body` BLOB NOT NULL,
+  PRIMARY KEY (`source_id`, `seq`, `part`)
+);
+
+CREATE TABLE IF NOT EXISTS `webhook_deliveries` (
+  `source_id` TEXT NOT NULL,
+  `delivery` TEXT NOT NULL,
+  `created_at` TEXT NOT NULL,
+  PRIMARY KEY (`source_id`, `delivery`)
+);
+CREATE INDEX IF NOT EXISTS `webhook_deliveries_created` ON `webhook_deliveries` (`created_at`);
 
 CREATE TABLE IF NOT EXISTS `recipes` (
   `id` TEXT NOT NULL,
@@ -158,10 +208,20 @@ CREATE TABLE IF NOT EXISTS `recipes` (
   `spec` TEXT,
   `problems` TEXT,
   `updated_at` TEXT NOT NULL,
+  `again` TEXT,
+  `locks` INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (`id`)
 );
 CREATE UNIQUE INDEX IF NOT EXISTS `recipes_path` ON `recipes` (`source_id`, `path`);
 CREATE INDEX IF NOT EXISTS `recipes_project` ON `recipes` (`project_id`, `name`);
+
+CREATE TABLE IF NOT EXISTS `trigger_marks` (
+  `recipe_id` TEXT NOT NULL,
+  `kind` TEXT NOT NULL,
+  `key` TEXT NOT NULL,
+  `fired_at` TEXT NOT NULL,
+  PRIMARY KEY (`recipe_id`, `kind`, `key`)
+);
 
 CREATE TABLE IF NOT EXISTS `builds` (
   `id` TEXT NOT NULL,
