@@ -33,7 +33,7 @@ func readBody(w http.ResponseWriter, r *http.Request, into any) error {
 	case err != nil:
 		return errs.Wrap(err, errs.Invalid, "kiln.request.body", "the body did not arrive whole")
 	}
-	_, none := into.(*None)
+	_, none := into.(interface{ mayBeEmpty() })
 	if none && len(bytes.TrimSpace(data)) == 0 {
 		return nil
 	}

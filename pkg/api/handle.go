@@ -18,6 +18,9 @@ import (
 // None is the body of a request that takes none ({} is accepted).
 type None struct{}
 
+// mayBeEmpty marks what reads from no body at all like from {}.
+func (None) mayBeEmpty() {}
+
 // Request is what a handler is given: an authenticated caller whom policy lets do this kind of thing in its own
 // project, and a body and query that were read without a fault.
 type Request[In any] struct {

@@ -62,37 +62,11 @@ func (a *api) showVersionOfFamily(ctx context.Context, req *Request[None]) (Resp
 	return ok(v), err
 }
 
-func versionOf(ctx context.Context, a *api, req *Request[None], f catalog.Family) (catalog.Version, error) {
+func versionOf[In any](ctx context.Context, a *api, req *Request[In], f catalog.Family) (catalog.Version, error) {
 	find := func(ctx context.Context, name string) (catalog.Version, error) {
 		return a.Store.FindVersion(ctx, f.ID, name)
 	}
 	return owned(ctx, req, "version", req.Param("version"), find, versionProject)
-}
-
-func (a *api) revokeVersion(ctx context.Context, req *Request[None]) (Response, error) {
-	f, err := familyOf(ctx, a, req)
-	if err != nil {
-		return Response{}, err
-	}
-	v, err := versionOf(ctx, a, req, f)
-	if err != nil {
-		return Response{}, err
-	}
-	v, err = a.catalog.Revoke(ctx, req.By, f, v.Name)
-	return ok(v), err
-}
-
-type promotion struct {
-	Version string `json:"version"`
-}
-
-func (a *api) promoteChannel(ctx context.Context, req *Request[promotion]) (Response, error) {
-	f, err := familyOf(ctx, a, req)
-	if err != nil {
-		return Response{}, err
-	}
-	f, err = a.catalog.Promote(ctx, req.By, f, req.Param("channel"), req.Body.Version)
-	return ok(f), err
 }
 
 func (a *api) listImages(ctx context.Context, req *Request[None]) (Response, error) {

@@ -19,6 +19,8 @@ var least = map[string]string{
 	"builds:list": "reader", "builds:create": "member", "builds:show": "reader",
 	"families:list": "reader", "families:create": "member", "families:show": "reader",
 	"versions:list": "reader", "versions:show": "reader", "versions:revoke": "manager", "channels:promote": "manager",
+	"families:update": "member", "families:retention": "manager", "versions:unrevoke": "manager", "versions:pin": "member", "versions:unpin": "member",
+	"channels:rollback": "manager", "channels:history": "reader", "images:lint": "reader",
 	"images:list": "reader", "images:show": "reader", "images:inspect": "member", "images:advisories": "reader",
 	"advisories:list": "reader", "advisories:show": "reader", "advisories:refresh": "manager",
 	"upgrades:list": "reader", "upgrades:create": "member", "upgrades:show": "reader",

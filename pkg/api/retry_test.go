@@ -51,7 +51,7 @@ func TestATransactionThatRunsTwiceActsOnce(t *testing.T) {
 	w.want(http.StatusAccepted, "member@p", http.MethodPost, "/v1/images/image-1/inspect", nil)
 	w.want(http.StatusAccepted, "member@p", http.MethodPost, "/v1/jobs/"+out.Copies[0].JobID+"/cancel", nil)
 	want := "family.promoted workload.requested copy.queued copy.queued copy.queued copy.queued image.inspecting copy.cancelled job.cancelled"
-	if got := told(); got != want || len(out.Copies) != 4 || w.jobs() != before+6 {
+	if got := told(); got != want || len(out.Copies) != 4 || w.jobs() != before+7 {
 		t.Errorf("%d copies, %d new jobs, events: %s", len(out.Copies), w.jobs()-before, got)
 	}
 }

@@ -70,10 +70,12 @@ const advisoryID = "bookworm-security/openssl/3.0.2~deb12u1/amd64"
 // fill writes the seeded names into a path of the route table.
 func (s seeded) fill(path string) string {
 	parts := strings.Split(path, "/")
+	path = strings.ReplaceAll(path, "{channel}/rollback", "candidate/rollback") // a channel that exists
 	return strings.NewReplacer("{id}", s.byKind[parts[2]], "{name}", s.byKind[parts[2]], "{version}", "20260305.2", "{channel}", "stable").Replace(path)
 }
 
 // missing is the same with names that nothing has.
 func (s seeded) missing(path string) string {
+	path = strings.ReplaceAll(path, "{channel}/rollback", "candidate/rollback") // a channel that exists
 	return strings.NewReplacer("{id}", "nothing-has-this-id", "{name}", "nothing-has-this", "{version}", "20260305.2", "{channel}", "stable").Replace(path)
 }

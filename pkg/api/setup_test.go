@@ -151,11 +151,11 @@ func (keystone) Authenticate(ctx context.Context, token, _ string) (*identity.Ca
 	return &identity.Caller{UserID: "user-" + role, ProjectID: project, Roles: []string{role}}, nil
 }
 
-// glance knows one image that Kiln does not.
+// glance knows one image that Kiln does not, and one that it does.
 type glance struct{}
 
 func (glance) Image(_ context.Context, id string) (catalog.GlanceImage, error) {
-	if id != "in-glance" {
+	if id != "in-glance" && id != "image-1" {
 		return catalog.GlanceImage{}, errs.New(errs.NotFound, "kiln.glance.not_found", "no image")
 	}
 	return catalog.GlanceImage{ID: id, Name: "old", Owner: "p", HashAlgo: "sha512", HashValue: "ab", Size: 7, CreatedAt: noon}, nil

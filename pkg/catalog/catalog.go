@@ -4,10 +4,9 @@ package catalog
 
 import (
 	"context"
-	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/kiln-cloud/kiln/pkg/errs"
@@ -42,6 +41,7 @@ type Family struct {
 	Name        FamilyName        `json:"name"`
 	Description string            `json:"description"`
 	Channels    map[string]string `json:"channels"` // channel to version name
+	Retention   Retention         `json:"retention"`
 	CreatedAt   time.Time         `json:"created_at"`
 	UpdatedAt   time.Time         `json:"updated_at"`
 }
@@ -54,7 +54,12 @@ const (
 	Published  VersionState = "published"  // the newest of its line; visible in Glance
 	Superseded VersionState = "superseded" // a newer one exists; os_hidden in Glance, kept while anything runs from it
 	Revoked    VersionState = "revoked"    // never to be started or built from again
+	Deleting   VersionState = "deleting"   // retention removes its copies and images
+	Deleted    VersionState = "deleted"    // its images are gone; the row stays, and its name is never used again
 )
+
+// Usable reports whether something may be started or built from a version in this state.
+func (s VersionState) Usable() bool { return s == Published || s == Superseded }
 
 // Version is one Glance image of a family.
 type Version struct {
@@ -72,9 +77,24 @@ type Version struct {
 	Artifacts     []Artifact   `json:"artifacts"` // what was made beside ImageID from the same disk
 	Base          string       `json:"base"`      // "<family>/<version>" that it was built from; "" for a release
 	BaseImageID   string       `json:"base_image_id"`
-	Pinned        bool         `json:"pinned"` // retention keeps it whatever its age
-	Note          string       `json:"note"`   // why it was pinned or revoked, in a person's words
+	Pinned        bool         `json:"pinned"`       // retention keeps it whatever its age
+	Note          string       `json:"note"`         // why it was pinned or revoked, in a person's words
+	RevokedWith   string       `json:"revoked_with"` // "<family>/<version>" that was named when it was revoked: itself, or what it descends from
 	CreatedAt     time.Time    `json:"created_at"`
+}
+
+// Label is how a version is called across families: "<family>/<version>".
+func (v Version) Label() string { return string(v.Family) + "/" + v.Name }
+
+// Images are the Glance images of the version: its own first, then those of its artifacts.
+func (v Version) Images() []string {
+	ids := []string{v.ImageID}
+	for _, a := range v.Artifacts {
+		if a.ImageID != "" && !slices.Contains(ids, a.ImageID) {
+			ids = append(ids, a.ImageID)
+		}
+	}
+	return ids
 }
 
 // Artifact is one more Glance image of a version: the same system in another form.
@@ -89,20 +109,21 @@ type Artifact struct {
 func ImageName(f FamilyName, version string) string { return string(f) + "-" + version }
 
 // NextVersionName gives the name of a version made on the day: YYYYMMDD.N (UTC) with N one more than the
-// highest of that day among the names that exist, from 1.
+// highest of that day among the names that exist, from 1. Names never go back: where a later day is among them
+// (a clock that went back), that day is used.
 func NextVersionName(day time.Time, existing []string) string {
-	prefix := day.UTC().Format("20060102") + "."
-	highest := 0
+	date, highest := day.UTC().Format("20060102"), 0
 	for _, name := range existing {
-		rest, ok := strings.CutPrefix(name, prefix)
-		if !ok {
-			continue
-		}
-		if n, err := strconv.Atoi(rest); err == nil && n > highest {
-			highest = n
+		d, n, ok := splitVersion(name)
+		switch {
+		case !ok || d < date:
+		case d > date:
+			date, highest = d, n
+		default:
+			highest = max(highest, n)
 		}
 	}
-	return fmt.Sprintf("%s%d", prefix, highest+1)
+	return date + "." + strconv.Itoa(highest+1)
 }
 
 // Facts is what reading an image's disk found. Nothing of it comes from a plan.
@@ -190,7 +211,19 @@ type Store interface {
 	ListVersions(ctx context.Context, q listing.Query) ([]Version, error)
 	SetVersionState(ctx context.Context, id string, from, to VersionState) error // errs.Conflict where it is not in from
 	SetVersionNote(ctx context.Context, id string, pinned bool, note string) error
+	// UpdateVersion writes state, pin, note and RevokedWith; errs.Conflict where the version is not in from.
+	UpdateVersion(ctx context.Context, v Version, from VersionState) error
+	// SetChannel is MoveChannel of kind MovePublish, without a user or a reason.
 	SetChannel(ctx context.Context, familyID, channel, version string) error
+	// MoveChannel lets a channel point to a version, or removes it where Version is "", and writes history; where it
+	// stands there already it changes nothing. It gives the move as written. Where Before is given and the channel
+	// points elsewhere by now it is errs.Conflict "kiln.channel.moved".
+	MoveChannel(ctx context.Context, m ChannelMove) (ChannelMove, error)
+	ListChannelMoves(ctx context.Context, q listing.Query) ([]ChannelMove, error)
+	// LockFamily makes other writers of the family's channels and versions wait until the transaction of ctx ends.
+	// It must be the transaction's first question, so that what is read after it is new.
+	LockFamily(ctx context.Context, id string) error
+	UpdateFamily(ctx context.Context, f Family) error // description and retention
 
 	PutImage(ctx context.Context, i Image) error // insert or replace
 	FindImage(ctx context.Context, id string) (Image, error)
@@ -223,8 +256,20 @@ func Resolve(ctx context.Context, s Store, projectID string, family FamilyName, 
 	if err != nil {
 		return Version{}, "", err
 	}
-	if v.State == Revoked {
-		return Version{}, "", errs.New(errs.Conflict, "kiln.version.revoked", "version %s of %s is revoked", name, family)
+	return v, fallback, v.MayUse()
+}
+
+// MayUse refuses a version that nothing may be started or built from: errs.Conflict.
+func (v Version) MayUse() error {
+	switch v.State {
+	case Revoked:
+		why := ""
+		if v.Note != "" {
+			why = ": " + v.Note
+		}
+		return errs.New(errs.Conflict, "kiln.version.revoked", "version %s of %s is revoked%s", v.Name, v.Family, why)
+	case Deleting, Deleted:
+		return errs.New(errs.Conflict, "kiln.version.deleted", "version %s of %s was deleted by the retention of its family", v.Name, v.Family)
 	}
-	return v, fallback, nil
+	return nil
 }

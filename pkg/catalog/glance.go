@@ -24,6 +24,7 @@ type GlanceImage struct {
 	MinDiskGiB      int
 	MinRAMMiB       int
 	Stores          []string
+	Tags            []string
 	Properties      map[string]string // additional properties
 	CreatedAt       time.Time
 	UpdatedAt       time.Time
@@ -39,6 +40,8 @@ type NewGlanceImage struct {
 	Owner           string // project id; needs the admin role where it is not the caller's
 	Visibility      string
 	MinDiskGiB      int
+	MinRAMMiB       int
+	Tags            []string
 	Properties      map[string]string
 }
 
@@ -79,6 +82,9 @@ const (
 	PropJob         = "kiln_job"
 	PropArtifact    = "kiln_artifact"    // format of a further artifact of a version
 	PropArtifactOf  = "kiln_artifact_of" // the version's image
+	PropRevoked     = "kiln_revoked"     // why the version was revoked
+	PropVisibility  = "kiln_visibility"  // what the visibility was before it was revoked
+	PropProtected   = "kiln_protected"   // "true" where Kiln protected the image: it may then take that back
 	PropSBOM        = "kiln_sbom"        // "sha256:<hex>" of its CycloneDX document
 	PropProvenance  = "kiln_provenance"  // "sha256:<hex>" of its signed statement
 )

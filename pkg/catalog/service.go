@@ -3,7 +3,6 @@ package catalog
 import (
 	"context"
 	"errors"
-	"regexp"
 
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/job"
@@ -34,8 +33,8 @@ func (s *Service) CreateFamily(ctx context.Context, by job.By, name FamilyName, 
 		}
 		return Family{}, err
 	}
-	if len(description) > 1024 {
-		return Family{}, errs.New(errs.Invalid, "kiln.family.description", "a description has 1024 characters at most").At(errs.Where{Field: "description"})
+	if err := checkDescription(description); err != nil {
+		return Family{}, err
 	}
 	now := s.Now().UTC()
 	f := Family{ID: s.NewID(), ProjectID: by.ProjectID, Name: name, Description: description, Channels: map[string]string{}, CreatedAt: now, UpdatedAt: now}
@@ -48,63 +47,11 @@ func (s *Service) CreateFamily(ctx context.Context, by job.By, name FamilyName, 
 	return f, err
 }
 
-var channelName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`)
-
-// Promote lets the channel of a family point to one of its versions and returns the family as it is then.
-// Promoting what stands there already changes nothing. errs.Conflict for a revoked version.
-func (s *Service) Promote(ctx context.Context, by job.By, f Family, channel, version string) (Family, error) {
-	out := f
-	if !channelName.MatchString(channel) {
-		return Family{}, errs.New(errs.Invalid, "kiln.channel.name",
-			"%q is not the name of a channel: use 1 to 31 lower case letters, digits and dashes, beginning with a letter", channel).At(errs.Where{Field: "channel"})
+func checkDescription(text string) error {
+	if len(text) > 1024 {
+		return errs.New(errs.Invalid, "kiln.family.description", "a description has 1024 characters at most").At(errs.Where{Field: "description"})
 	}
-	err := s.Tx.InTx(ctx, func(ctx context.Context) error {
-		v, err := s.Store.FindVersion(ctx, f.ID, version)
-		if errs.Is(err, errs.NotFound) {
-			return errs.New(errs.Invalid, "kiln.version.not_found", "family %s has no version %q", f.Name, version).At(errs.Where{Field: "version"})
-		}
-		if err != nil {
-			return err
-		}
-		if v.State == Revoked {
-			return errs.New(errs.Conflict, "kiln.version.revoked", "version %s of %s is revoked", version, f.Name)
-		}
-		before := f.Channels[channel]
-		if before == version {
-			return nil
-		}
-		if err := s.Store.SetChannel(ctx, f.ID, channel, version); err != nil {
-			return err
-		}
-		if out, err = s.Store.FamilyByID(ctx, f.ID); err != nil {
-			return err
-		}
-		return s.Tell(ctx, by, "family.promoted", "families/"+string(f.Name), f.ProjectID,
-			map[string]string{"family": string(f.Name), "channel": channel, "version": version, "before": before})
-	})
-	return out, err
-}
-
-// Revoke forbids that a version is started or built from again; again is no error. errs.Conflict while a channel points to it.
-func (s *Service) Revoke(ctx context.Context, by job.By, f Family, version string) (Version, error) {
-	var v Version
-	err := s.Tx.InTx(ctx, func(ctx context.Context) error {
-		var err error
-		if v, err = s.Store.FindVersion(ctx, f.ID, version); err != nil || v.State == Revoked {
-			return err
-		}
-		for channel, name := range f.Channels {
-			if name == version {
-				return errs.New(errs.Conflict, "kiln.version.in_channel", "channel %s points to version %s: promote another version first", channel, version)
-			}
-		}
-		if err := s.Store.SetVersionState(ctx, v.ID, v.State, Revoked); err != nil {
-			return err
-		}
-		v.State = Revoked
-		return s.Tell(ctx, by, "version.revoked", "families/"+string(f.Name)+"/versions/"+version, f.ProjectID, v)
-	})
-	return v, err
+	return nil
 }
 
 // FindImage finds an image: one that Kiln knows, or else one that Glance knows (not kept then).
@@ -123,6 +70,37 @@ func (s *Service) FindImage(ctx context.Context, id string) (Image, error) {
 		i.Digest = g.HashAlgo + ":" + g.HashValue
 	}
 	return i, nil
+}
+
+// imageLister is a Glance that can be asked for more than one image.
+type imageLister interface {
+	Images(ctx context.Context, filter map[string]string) ([]GlanceImage, error)
+}
+
+// Lint holds an image, as Glance has it now, against the metadata standard: see Lint and LintReport.Unique.
+func (s *Service) Lint(ctx context.Context, id string) (LintReport, error) {
+	if s.Glance == nil {
+		return LintReport{}, errs.New(errs.Unavailable, "kiln.image.no_glance", "the image service is not known here")
+	}
+	g, err := s.Glance.Image(ctx, id)
+	if err != nil {
+		return LintReport{}, err
+	}
+	r := Lint(g, s.Now())
+	if all, can := s.Glance.(imageLister); can && generic(g) {
+		same := map[string]string{"visibility": "public", "os_hidden": "false", "os_purpose": "generic"}
+		for _, name := range []string{"os_distro", "os_version", "architecture"} {
+			if value := g.Properties[name]; value != "" {
+				same[name] = value
+			}
+		}
+		others, err := all.Images(ctx, same)
+		if err != nil {
+			return LintReport{}, err
+		}
+		r.Unique(g, others)
+	}
+	return r, nil
 }
 
 // Inspecting is an image with the job that reads its disk.

@@ -2,6 +2,7 @@ package placement
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"github.com/kiln-cloud/kiln/pkg/catalog"
@@ -76,7 +77,7 @@ func (s *Service) CreateWorkload(ctx context.Context, by job.By, n NewWorkload) 
 // resolve finds the version that the family and channel mean, or that of the configured default.
 func (s *Service) resolve(ctx context.Context, w *Workload) error {
 	if w.Family == "" {
-		return nil
+		return s.mayStart(ctx, w.ImageID)
 	}
 	v, note, err := catalog.Resolve(ctx, s.Catalog, w.ProjectID, w.Family, w.Channel)
 	if errs.Is(err, errs.NotFound) && s.DefaultFamily != "" {
@@ -95,6 +96,25 @@ func (s *Service) resolve(ctx context.Context, w *Workload) error {
 	}
 	w.Family, w.Version, w.Note = v.Family, v.Name, note
 	w.ImageID, err = ImageOf(v, w.Kind)
+	return err
+}
+
+// mayStart refuses the image of a version that is revoked or deleted.
+func (s *Service) mayStart(ctx context.Context, imageID string) error {
+	if imageID == "" {
+		return nil
+	}
+	v, err := s.Catalog.VersionByImage(ctx, imageID)
+	if errs.Is(err, errs.NotFound) {
+		return nil // no version, or a container's: its engine finds out whether the image is there
+	}
+	if err != nil {
+		return err
+	}
+	err = v.MayUse()
+	if e, ok := errors.AsType[*errs.Error](err); ok {
+		return e.At(errs.Where{Field: "image_id"})
+	}
 	return err
 }
 

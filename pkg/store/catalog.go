@@ -144,26 +144,6 @@ func (db *DB) SetVersionNote(ctx context.Context, id string, pinned bool, note s
 	return err
 }
 
-// SetChannel implements catalog.Store; errs.NotFound where the family or the version does not exist.
-func (db *DB) SetChannel(ctx context.Context, familyID, channel, version string) error {
-	return db.InTx(ctx, func(ctx context.Context) error {
-		n, err := db.exec(ctx, "family", familyID, "UPDATE `families` SET `updated_at` = ? WHERE `id` = ?", stamp(db.now()), familyID)
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return notFound("family", familyID)
-		}
-		if _, err := db.FindVersion(ctx, familyID, version); err != nil {
-			return err
-		}
-		_, err = db.exec(ctx, "family", familyID, "INSERT INTO `channels` (`family_id`, `name`, `version`, `updated_at`) VALUES (?, ?, ?, ?)"+
-			db.d.upsert("family_id,name")+"`version` = "+db.d.given("version")+", `updated_at` = "+db.d.given("updated_at"),
-			familyID, channel, version, stamp(db.now()))
-		return err
-	})
-}
-
 // PutImage implements catalog.Store.
 func (db *DB) PutImage(ctx context.Context, i catalog.Image) error {
 	return imageTable.insert(ctx, db, imageTable.replaceTail(db), i)

@@ -20,11 +20,11 @@ type Service struct {
 	Store Store
 }
 
-// Request starts the upgrade of a version into a new one of its family. errs.Conflict for a revoked version,
+// Request starts the upgrade of a version into a new one of its family. errs.Conflict for a revoked or deleted version,
 // and while an upgrade of it is open.
 func (s *Service) Request(ctx context.Context, by job.By, v catalog.Version) (Upgrade, error) {
-	if v.State == catalog.Revoked {
-		return Upgrade{}, errs.New(errs.Conflict, "kiln.version.revoked", "version %s of %s is revoked", v.Name, v.Family)
+	if err := v.MayUse(); err != nil {
+		return Upgrade{}, err
 	}
 	var u Upgrade
 	err := s.Tx.InTx(ctx, func(ctx context.Context) error {

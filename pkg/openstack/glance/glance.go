@@ -113,6 +113,12 @@ func (c *Client) CreateImage(ctx context.Context, n catalog.NewGlanceImage) (cat
 	if n.MinDiskGiB > 0 {
 		body["min_disk"] = n.MinDiskGiB
 	}
+	if n.MinRAMMiB > 0 {
+		body["min_ram"] = n.MinRAMMiB
+	}
+	if len(n.Tags) > 0 {
+		body["tags"] = n.Tags
+	}
 	var r record
 	err := c.service.Do(ctx, openstack.Call{Operation: "create_image", Method: http.MethodPost, Path: "images", Body: body, Out: &r})
 	if errs.Is(err, errs.Conflict) && n.ID != "" {
@@ -146,6 +152,24 @@ func (c *Client) PatchImage(ctx context.Context, id string, p catalog.GlancePatc
 		return catalog.GlanceImage{}, err
 	}
 	return r.image()
+}
+
+// Deactivate lets nobody but administrators read the bytes, so that no server starts from the image; again is no error.
+// It needs the admin role. errs.Forbidden where the image is not active yet
+// (https://opendev.org/openstack/glance/src/branch/stable/zed/glance/api/v2/image_actions.py).
+func (c *Client) Deactivate(ctx context.Context, id string) error {
+	return c.act(ctx, id, "deactivate")
+}
+
+// Reactivate takes Deactivate back; again is no error.
+func (c *Client) Reactivate(ctx context.Context, id string) error {
+	return c.act(ctx, id, "reactivate")
+}
+
+func (c *Client) act(ctx context.Context, id, action string) error {
+	return c.service.Read(ctx, openstack.Call{
+		Operation: action + "_image", Method: http.MethodPost, Path: "images/" + openstack.Segment(id) + "/actions/" + action,
+	})
 }
 
 type change struct {

@@ -36,6 +36,13 @@ func (r record) image() (catalog.GlanceImage, error) {
 	if stores := r.text("stores"); stores != "" {
 		i.Stores = strings.Split(stores, ",")
 	}
+	if tags, ok := r["tags"].([]any); ok {
+		for _, t := range tags {
+			if tag, ok := t.(string); ok {
+				i.Tags = append(i.Tags, tag)
+			}
+		}
+	}
 	for name := range r {
 		if text, ok := r[name].(string); ok && !base[name] {
 			i.Properties[name] = text

@@ -37,6 +37,8 @@ func Run(t *testing.T, open func(t *testing.T) *store.DB) {
 		"OutboxRelays":       testOutboxRelays,
 		"Families":           testFamilies,
 		"Versions":           testVersions,
+		"ChannelMoves":       testChannelMoves,
+		"VersionGuard":       testVersionGuard,
 		"Images":             testImages,
 		"Sources":            testSources,
 		"BuildsAndUpgrades":  testBuildsAndUpgrades,
