@@ -10,7 +10,10 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/build"
 )
 
-var _ build.TriggerStore = (*DB)(nil)
+var (
+	_ build.TriggerStore = (*DB)(nil)
+	_ build.Fixes        = (*DB)(nil)
+)
 
 // LockRecipe implements build.TriggerStore by a write, as LockSource does.
 func (db *DB) LockRecipe(ctx context.Context, id string) error {
@@ -136,4 +139,24 @@ func (db *DB) ListMarks(ctx context.Context, recipeID string, kind build.Trigger
 func (db *DB) ForgetMarks(ctx context.Context, recipeID string, kind build.Trigger, but string) error {
 	_, err := db.exec(ctx, "recipe", recipeID, "DELETE FROM `trigger_marks` WHERE `recipe_id` = ? AND `kind` = ? AND `key` <> ?", recipeID, string(kind), but)
 	return err
+}
+
+// UrgentFixes implements build.Fixes.
+func (db *DB) UrgentFixes(ctx context.Context, imageID string, urgencies []string) ([]build.Fix, error) {
+	if len(urgencies) == 0 {
+		return nil, nil
+	}
+	args := []any{imageID}
+	for _, u := range urgencies {
+		args = append(args, u)
+	}
+	var out []build.Fix
+	err := db.each(ctx, "advisory", "", func(r *sqlx.Rows) error {
+		f := build.Fix{}
+		err := r.Scan(&f.AdvisoryID, &f.Package, &f.Urgency)
+		out = append(out, f)
+		return err
+	}, "SELECT `pending`.`advisory_id`, `pending`.`package`, `advisories`.`urgency` FROM `pending` JOIN `advisories` ON `advisories`.`id` = `pending`.`advisory_id`"+
+		" WHERE `pending`.`image_id` = ? AND `advisories`.`urgency` IN ("+marks(len(urgencies))+") ORDER BY `pending`.`advisory_id`", args...)
+	return out, err
 }
