@@ -76,7 +76,7 @@ func (m *mirror) add(name, version, fields string) string {
 	m.t.Helper()
 	dir := m.t.TempDir()
 	text := fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: amd64\nMaintainer: a <a@example.org>\n%sDescription: test\n text\n", name, version, fields)
-	if err := errors.Join(os.Mkdir(filepath.Join(dir, "DEBIAN"), 0o755), os.WriteFile(filepath.Join(dir, "DEBIAN/control"), []byte(text), 0o600)); err != nil { //nolint:gosec // dpkg-deb wants 0755
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, "DEBIAN"), 0o755), os.WriteFile(filepath.Join(dir, "DEBIAN/control"), []byte(text), 0o600)); err != nil {
 		m.t.Fatal(err)
 	}
 	out := filepath.Join(m.t.TempDir(), "x.deb")
