@@ -36,6 +36,8 @@ require (
 	pault.ag/go/debian v0.19.0
 )
 
+require github.com/anchore/go-struct-converter v0.0.0-20221118182256-c68fdcfa2092 // indirect
+
 require (
 	dario.cat/mergo v1.0.0 // indirect
 	filippo.io/edwards25519 v1.2.0 // indirect
