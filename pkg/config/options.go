@@ -17,6 +17,7 @@ type Config struct {
 	Engine        Engine        `group:"engine"`
 	Worker        Worker        `group:"worker"`
 	Upgrade       Upgrade       `group:"upgrade"`
+	Life          Life          `group:"life"`
 	Agent         Agent         `group:"agent"`
 	Ceph          Ceph          `group:"ceph"`
 }
@@ -78,6 +79,10 @@ type Engine struct {
 	Parallel     int           `opt:"parallel" default:"8" min:"1" max:"256" help:"Placements that one engine works on at once."`
 	SyncInterval time.Duration `opt:"sync_interval" default:"60" help:"Seconds between two readings of nodes and of drift from Nova, Zun and Placement."`
 	PlaceTimeout time.Duration `opt:"place_timeout" default:"300" help:"Seconds in which a server or container must become active."`
+
+	TriggerInterval  time.Duration `opt:"trigger_interval" default:"30" help:"Seconds between two looks at what triggers builds: schedules, bases that moved, published fixes."`
+	AdvisoryInterval time.Duration `opt:"advisory_interval" default:"3600" help:"Seconds between two readings of the published fixes, where a recipe is triggered by them; 0 leaves it to kiln advisory refresh."`
+	KeepLogsDays     int           `opt:"keep_logs_days" default:"90" min:"0" max:"36500" help:"Days that the log of a job is kept after its end; 0 keeps all."`
 }
 
 // Worker is the section [worker].
@@ -95,6 +100,14 @@ type Worker struct {
 // Upgrade is the section [upgrade].
 type Upgrade struct {
 	Suites []string `opt:"suites" default:"{codename},{codename}-updates,{codename}-security" help:"Suites that fixes come from; {codename} is the image's own release. Suites that end in -security are read from the security mirror."`
+}
+
+// Life is the section [life]: what the engine does with versions that are superseded or revoked.
+type Life struct {
+	KeepVersions      int           `opt:"keep_versions" default:"5" min:"0" max:"100000" help:"Retention keeps so many of the newest versions of a family that says nothing else."`
+	KeepDays          int           `opt:"keep_days" default:"30" min:"0" max:"100000" help:"Retention keeps versions that are younger than so many days, in a family that says nothing else."`
+	RetentionInterval time.Duration `opt:"retention_interval" default:"3600" help:"Seconds between two runs of retention; 0 runs it on request only."`
+	DeactivateRevoked bool          `opt:"deactivate_revoked" default:"true" help:"Deactivate the images of revoked versions in Glance, so that nobody but an administrator starts from them."`
 }
 
 // Agent is the section [agent].

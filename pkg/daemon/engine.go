@@ -4,9 +4,15 @@ import (
 	"context"
 	"time"
 
+	"github.com/google/uuid"
+
+	"github.com/kiln-cloud/kiln/pkg/advisory"
+	"github.com/kiln-cloud/kiln/pkg/build"
 	"github.com/kiln-cloud/kiln/pkg/bus"
+	"github.com/kiln-cloud/kiln/pkg/catalog"
 	"github.com/kiln-cloud/kiln/pkg/engine"
 	"github.com/kiln-cloud/kiln/pkg/job"
+	"github.com/kiln-cloud/kiln/pkg/openstack/cinder"
 )
 
 // Engine places workloads and reconciles.
@@ -19,13 +25,36 @@ func (p *Parts) Engine() Loop {
 	e := engine.New(engine.Deps{
 		Store: p.DB, Glance: p.Glance, Nova: p.Nova, Zun: p.Zun, Providers: p.Providers,
 		SyncInterval: p.Config.Engine.SyncInterval, PlaceTimeout: p.Config.Engine.PlaceTimeout, Log: p.Log,
+		Users: []engine.ImageUsers{
+			{Service: "Nova", Thing: "server", Find: p.Nova.UsersOfImage},
+			{Service: "Cinder", Thing: "volume", Optional: true, Find: cinder.New(p.Cloud).UsersOfImage},
+			{Service: "Zun", Thing: "container", Optional: true, Find: p.Zun.UsersOfImage},
+		},
+		Life: engine.Life{
+			Limits:            catalog.Limits{KeepCount: p.Config.Life.KeepVersions, KeepDays: p.Config.Life.KeepDays},
+			RetentionEvery:    p.Config.Life.RetentionInterval,
+			DeactivateRevoked: p.Config.Life.DeactivateRevoked,
+		},
 	})
 	r := p.runner([]job.Queue{job.EngineQueue}, e.Handlers(), p.Config.Engine.Parallel)
 	return func(ctx context.Context) error {
 		if err := p.WaitSchema(ctx); err != nil {
 			return err
 		}
-		return Serve(ctx, e.Serve, r.Serve, p.notices(e))
+		return Serve(ctx, e.Serve, r.Serve, p.notices(e), engine.Every(p.Config.Engine.TriggerInterval, "triggers", p.Log, p.watch().Round))
+	}
+}
+
+// watch asks for the builds that nobody asks for in person.
+func (p *Parts) watch() *build.Watch {
+	desk := job.Desk{Jobs: p.DB, Tx: p.DB, Events: p.DB, Now: time.Now, NewID: uuid.NewString}
+	fixes := &advisory.Service{Desk: desk}
+	return &build.Watch{
+		Service: &build.Service{Desk: desk, Store: p.DB}, Catalog: p.DB, Fixes: p.DB, Log: p.Log, RefreshEvery: p.Config.Engine.AdvisoryInterval,
+		Refresh: func(ctx context.Context, by job.By) error {
+			_, err := fixes.Refresh(ctx, by)
+			return err
+		},
 	}
 }
 
@@ -73,6 +102,25 @@ func (p *Parts) prune(ctx context.Context) error {
 			if _, err := p.DB.PruneOutbox(ctx, time.Now().Add(-kept)); err != nil {
 				p.Log.WithError(err).Warning("old messages stay in the outbox for another hour")
 			}
+			p.pruneLogs(ctx)
 		}
+	}
+}
+
+// pruneLogs removes the logs of jobs that ended long ago, a part at a time.
+func (p *Parts) pruneLogs(ctx context.Context) {
+	if p.Config.Engine.KeepLogsDays == 0 {
+		return
+	}
+	before := time.Now().AddDate(0, 0, -p.Config.Engine.KeepLogsDays)
+	for {
+		n, err := p.DB.PruneJobLogs(ctx, before)
+		if err != nil {
+			p.Log.WithError(err).Warning("old logs stay for another hour")
+		}
+		if n == 0 || err != nil {
+			return
+		}
+		p.Log.WithField("jobs", n).Info("removed the logs of jobs that ended long ago")
 	}
 }

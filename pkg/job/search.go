@@ -1,0 +1,32 @@
+package job
+
+import (
+	"context"
+	"time"
+)
+
+// LogQuery asks for log lines, the newest first.
+type LogQuery struct {
+	ProjectID string // "" for every project, which only callers that policy lets may ask
+	JobID     string
+	Text      string // that a line has in it, whatever its case; "" for any
+	Since     time.Time
+	Until     time.Time // exclusive; zero times are no bounds
+	Marker    *LogHit   // the last hit of the page before: its At, JobID and Seq
+	Limit     int
+}
+
+// LogHit is a line with the job that said it.
+type LogHit struct {
+	JobID    string `json:"job_id"`
+	Kind     Kind   `json:"kind"`
+	Resource string `json:"resource"` // "builds/<id>"
+	LogLine
+}
+
+// LogStore searches what jobs said.
+type LogStore interface {
+	SearchLog(ctx context.Context, q LogQuery) ([]LogHit, error)
+	// PruneJobLogs removes the logs of some jobs that ended before the time and gives their number, 0 at the end.
+	PruneJobLogs(ctx context.Context, before time.Time) (int, error)
+}
