@@ -167,14 +167,3 @@ func TestLinkThatLeavesTheRepositoryIsRefused(t *testing.T) {
 		t.Errorf("faults: %q", got)
 	}
 }
-
-func FuzzParse(f *testing.F) {
-	f.Add([]byte(base))
-	f.Add([]byte("name: &a [*a]"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		r, err := recipe.Parse("f.yaml", data)
-		if (r == nil) == (err == nil) {
-			t.Errorf("recipe %v, error %v", r, err)
-		}
-	})
-}
