@@ -43,6 +43,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.DB) {
 		"Sources":            testSources,
 		"BuildsAndUpgrades":  testBuildsAndUpgrades,
 		"Advisories":         testAdvisories,
+		"Documents":          testDocuments,
 		"Clusters":           testClusters,
 		"Copies":             testCopies,
 		"Nodes":              testNodes,

@@ -273,6 +273,24 @@ CREATE TABLE IF NOT EXISTS `upgrades` (
   KEY `upgrades_from` (`from_image_id`)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
 
+CREATE TABLE IF NOT EXISTS `documents` (
+  `image_id` VARCHAR(64) NOT NULL,
+  `kind` VARCHAR(32) NOT NULL,
+  `media_type` VARCHAR(255) NOT NULL,
+  `sha256` VARCHAR(64) NOT NULL,
+  `size` BIGINT NOT NULL,
+  `created_at` DATETIME(6) NOT NULL,
+  PRIMARY KEY (`image_id`, `kind`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `document_parts` (
+  `image_id` VARCHAR(64) NOT NULL,
+  `kind` VARCHAR(32) NOT NULL,
+  `seq` BIGINT NOT NULL,
+  `body` MEDIUMBLOB NOT NULL,
+  PRIMARY KEY (`image_id`, `kind`, `seq`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
 CREATE TABLE IF NOT EXISTS `advisories` (
   `id` VARCHAR(512) NOT NULL,
   `package` VARCHAR(255) NOT NULL,

@@ -272,6 +272,24 @@ CREATE TABLE IF NOT EXISTS `upgrades` (
 CREATE INDEX IF NOT EXISTS `upgrades_project` ON `upgrades` (`project_id`, `created_at`);
 CREATE INDEX IF NOT EXISTS `upgrades_from` ON `upgrades` (`from_image_id`);
 
+CREATE TABLE IF NOT EXISTS `documents` (
+  `image_id` TEXT NOT NULL,
+  `kind` TEXT NOT NULL,
+  `media_type` TEXT NOT NULL,
+  `sha256` TEXT NOT NULL,
+  `size` INTEGER NOT NULL,
+  `created_at` TEXT NOT NULL,
+  PRIMARY KEY (`image_id`, `kind`)
+);
+
+CREATE TABLE IF NOT EXISTS `document_parts` (
+  `image_id` TEXT NOT NULL,
+  `kind` TEXT NOT NULL,
+  `seq` INTEGER NOT NULL,
+  `body` BLOB NOT NULL,
+  PRIMARY KEY (`image_id`, `kind`, `seq`)
+);
+
 CREATE TABLE IF NOT EXISTS `advisories` (
   `id` TEXT NOT NULL,
   `package` TEXT NOT NULL,
