@@ -198,6 +198,7 @@ type Outputs interface {
 type BootTest struct {
 	Disk     Artifact       // on this worker's disk
 	ImageID  string         // in Glance, private
+	Key      string         // the build's: by it a later attempt finds what a killed one left in the cloud
 	Firmware string         // "bios", "uefi" or "both"
 	Facts    *catalog.Facts // read from the disk
 	Tests    []BootCommand  // the recipe's

@@ -99,8 +99,8 @@ func names(tests []build.BootCommand) string {
 	return strings.Join(all, ", ")
 }
 
-// testTime bounds all that comes after the system is up.
-func (p Plan) testTime() time.Duration {
+// TestTime bounds all that comes after the system is up.
+func (p Plan) TestTime() time.Duration {
 	total := 2 * time.Minute
 	for _, t := range p.Tests {
 		total += t.Timeout + 20*time.Second

@@ -225,7 +225,8 @@ type Timeouts struct {
 	Seed time.Duration // from the login prompt until the script speaks; default 4 minutes
 }
 
-func (t Timeouts) orDefault() Timeouts {
+// OrDefault fills in what is zero.
+func (t Timeouts) OrDefault() Timeouts {
 	if t.Boot <= 0 {
 		t.Boot = 10 * time.Minute
 	}
@@ -238,7 +239,7 @@ func (t Timeouts) orDefault() Timeouts {
 // Wait returns nil when everything was seen. ended is closed when the machine is off. The errors are Invalid with
 // CodeBoot where the image is at fault, and CodeStop where ctx ended.
 func (w *Watch) Wait(ctx context.Context, ended <-chan struct{}, limits Timeouts) error {
-	limits = limits.orDefault()
+	limits = limits.OrDefault()
 	deadline := time.NewTimer(limits.Boot)
 	defer deadline.Stop()
 	late := "the system was not up"
@@ -265,7 +266,7 @@ func (w *Watch) Wait(ctx context.Context, ended <-chan struct{}, limits Timeouts
 		case up && !seenUp:
 			seenUp = true
 			late = "the tests did not end"
-			deadline.Reset(w.plan.testTime())
+			deadline.Reset(w.plan.TestTime())
 		case w.plan.CloudInit && prompt && !hello && !seenLogin:
 			seenLogin = true
 			late = "the system came up, but its cloud-init did not run what it was given (its datasources must include NoCloud or ConfigDrive)"

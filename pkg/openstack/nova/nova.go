@@ -5,6 +5,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 
 	"github.com/kiln-cloud/kiln/pkg/errs"
@@ -25,6 +26,9 @@ var _ placement.Nova = (*Client)(nil)
 func New(cloud *openstack.Cloud) *Client {
 	return &Client{cloud.Service(openstack.Description{Name: "nova", Types: []string{"compute"}, Version: "v2.1", Microversion: Microversion})}
 }
+
+// pageSize is Nova's default max_limit.
+const pageSize = 1000
 
 type server struct {
 	ID       string            `json:"id"`
@@ -75,33 +79,14 @@ func (c *Client) Server(ctx context.Context, projectID, id string) (placement.Se
 	return answer.Server.server(), err
 }
 
-// pageSize is Nova's default max_limit.
-const pageSize = 1000
-
 // ServersByKey reads the project's servers and keeps those with the key (any, where value is ""): what Nova filters by metadata itself is
 // neither indexed nor exact.
 func (c *Client) ServersByKey(ctx context.Context, projectID, value string) ([]placement.Server, error) {
-	service := c.service.ForProject(projectID)
-	query := url.Values{"limit": {strconv.Itoa(pageSize)}}
-	var found []placement.Server
-	for {
-		var page struct {
-			Servers []server               `json:"servers"`
-			Links   []struct{ Rel string } `json:"servers_links"`
-		}
-		if err := service.Get(ctx, "servers", "servers/detail", query, &page); err != nil {
-			return nil, err
-		}
-		for _, s := range page.Servers {
-			if key := s.Metadata[placement.KeyWorkload]; key != "" && (value == "" || key == value) {
-				found = append(found, s.server())
-			}
-		}
-		if len(page.Links) == 0 || len(page.Servers) == 0 {
-			return found, nil
-		}
-		query.Set("marker", page.Servers[len(page.Servers)-1].ID)
+	servers, err := c.ServersWith(ctx, projectID, placement.KeyWorkload)
+	if value == "" {
+		return servers, err
 	}
+	return slices.DeleteFunc(servers, func(s placement.Server) bool { return s.Metadata[placement.KeyWorkload] != value }), err
 }
 
 // DeleteServer asks for the end of a server; no error where it is gone. Nova does it in the background.
