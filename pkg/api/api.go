@@ -18,6 +18,8 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/cache"
 	"github.com/kiln-cloud/kiln/pkg/catalog"
 	"github.com/kiln-cloud/kiln/pkg/event"
+	"github.com/kiln-cloud/kiln/pkg/githost"
+	"github.com/kiln-cloud/kiln/pkg/gitsource/packs"
 	"github.com/kiln-cloud/kiln/pkg/identity"
 	"github.com/kiln-cloud/kiln/pkg/job"
 	"github.com/kiln-cloud/kiln/pkg/log"
@@ -34,6 +36,7 @@ type Store interface {
 	cache.Store
 	placement.Store
 	job.Store
+	job.LogStore
 	job.Transactor
 	event.Recorder
 	event.Log
@@ -44,16 +47,24 @@ type Policy interface {
 	Enforce(caller *identity.Caller, rule string, target map[string]string) error
 }
 
+// Logins gets a token for an application credential; *identity/keystone.Logins is one. errs.Unauthenticated where
+// Keystone does not know it.
+type Logins interface {
+	Login(ctx context.Context, id, secret string) (token string, err error)
+}
+
 // Deps is what the API stands on. Store, Auth and Policy are needed; the rest has defaults.
 type Deps struct {
 	Store  Store
 	Auth   identity.Authenticator
 	Policy Policy
+	Logins Logins              // takes application credentials from git programs; nil: only tokens
 	Glance catalog.ImageFinder // finds images that Kiln does not know yet; nil: only known ones
 
 	AuthURI       string             // Keystone's public address, told with 401
 	PublicURL     string             // of this API, without a path, for links; "" takes the request's host
 	AllowLocal    bool               // file:// sources
+	Hosted        packs.Limits       // of the repositories that the API hosts
 	DefaultFamily catalog.FamilyName // stands in for what a workload asks for and does not exist
 
 	Checks    []Check // of /healthcheck
@@ -75,6 +86,8 @@ type api struct {
 	cache     *cache.Service
 	placement *placement.Service
 	jobs      *job.Service
+	git       *githost.Host
+	webhooks  *limiter
 	metrics   *metrics
 }
 
@@ -138,6 +151,8 @@ func (a *api) services() {
 	s := a.Store
 	desk := job.Desk{Jobs: s, Tx: s, Events: s, Now: a.Now, NewID: a.NewID}
 	a.builds = &build.Service{Desk: desk, Store: s, AllowLocal: a.AllowLocal}
+	a.git = githost.New(githost.Config{Builds: a.builds, Limits: a.Hosted, Log: a.Log})
+	a.webhooks = newLimiter(webhookRate, a.Now)
 	a.catalog = &catalog.Service{Desk: desk, Store: s, Glance: a.Glance}
 	a.upgrades = &upgrade.Service{Desk: desk, Store: s}
 	a.advisory = &advisory.Service{Desk: desk}

@@ -8,40 +8,8 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/recipe"
 )
 
-func sourceProject(s build.Source) string { return s.ProjectID }
 func recipeProject(r build.Recipe) string { return r.ProjectID }
 func buildProject(b build.Build) string   { return b.ProjectID }
-
-func (a *api) listSources(ctx context.Context, req *Request[None]) (Response, error) {
-	return page(ctx, req, "sources", a.Store.ListSources, func(s build.Source) string { return s.ID })
-}
-
-func (a *api) createSource(ctx context.Context, req *Request[build.NewSource]) (Response, error) {
-	s, err := a.builds.CreateSource(ctx, req.By, req.Body)
-	return accepted("/v1/sources/"+s.ID, s), err
-}
-
-func (a *api) showSource(ctx context.Context, req *Request[None]) (Response, error) {
-	s, err := owned(ctx, req, "source", req.Param("id"), a.Store.FindSource, sourceProject)
-	return ok(s), err
-}
-
-func (a *api) deleteSource(ctx context.Context, req *Request[None]) (Response, error) {
-	s, err := owned(ctx, req, "source", req.Param("id"), a.Store.FindSource, sourceProject)
-	if err != nil {
-		return Response{}, err
-	}
-	return noContent(), a.builds.DeleteSource(ctx, req.By, s.ID)
-}
-
-func (a *api) syncSource(ctx context.Context, req *Request[None]) (Response, error) {
-	s, err := owned(ctx, req, "source", req.Param("id"), a.Store.FindSource, sourceProject)
-	if err != nil {
-		return Response{}, err
-	}
-	s, err = a.builds.SyncSource(ctx, req.By, s.ID)
-	return accepted("/v1/sources/"+s.ID, s), err
-}
 
 func (a *api) listRecipes(ctx context.Context, req *Request[None]) (Response, error) {
 	return page(ctx, req, "recipes", a.Store.ListRecipes, func(r build.Recipe) string { return r.ID })

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -98,7 +99,11 @@ func (a *api) deadline(c *gin.Context) {
 		return
 	}
 	whole := c.Request
-	ctx, cancel := context.WithTimeout(whole.Context(), a.Timeout)
+	bound := a.Timeout
+	if strings.HasPrefix(c.FullPath(), gitPath) {
+		bound = max(bound, gitTimeout)
+	}
+	ctx, cancel := context.WithTimeout(whole.Context(), bound)
 	defer func() {
 		cancel()
 		c.Request = whole // its context ends only when the client goes away: recovered asks it

@@ -15,6 +15,7 @@ import (
 // "any" is any role; services may do what a reader or an admin may only look at.
 var least = map[string]string{
 	"sources:list": "reader", "sources:create": "member", "sources:show": "reader", "sources:delete": "member", "sources:sync": "member",
+	"sources:secret": "member", "sources:fetch": "reader", "sources:push": "member",
 	"recipes:list": "reader", "recipes:show": "reader", "recipes:validate": "reader",
 	"builds:list": "reader", "builds:create": "member", "builds:show": "reader",
 	"families:list": "reader", "families:create": "member", "families:show": "reader",

@@ -17,6 +17,7 @@ func (a *api) public() []route {
 		open(http.MethodGet, "/healthcheck", a.showHealth),
 		open(http.MethodHead, "/healthcheck", a.showHealth),
 		open(http.MethodGet, "/metrics", a.showMetrics),
+		open(http.MethodGet, "/v1/proof/keys", a.listProofKeys),
 		open(http.MethodPost, "/v1/webhooks/{id}", a.takeWebhook),
 	}
 }
@@ -38,10 +39,13 @@ func (a *api) routes() []route {
 		on(get, "/v1/recipes", "recipes:list", a.listRecipes).lists("source_id name", "name path updated_at"),
 		on(post, "/v1/recipes/validate", "recipes:validate", a.validateRecipe),
 		on(get, "/v1/recipes/{id}", "recipes:show", a.showRecipe),
+		on(get, "/v1/recipes/schema", "recipes:schema", a.showRecipeSchema),
+		on(post, "/v1/recipes/{id}/plan", "recipes:plan", a.planRecipe),
 		on(post, "/v1/recipes/{id}/lock", "recipes:lock", a.lockRecipe),
-		on(get, "/v1/builds", "builds:list", a.listBuilds).lists("state family recipe_id source_id", "state family created_at updated_at"),
+		on(get, "/v1/builds", "builds:list", a.listBuilds).lists("state family recipe_id source_id commit trigger worker user_id builder", "state family created_at updated_at"),
 		on(post, "/v1/builds", "builds:create", a.createBuild),
 		on(get, "/v1/builds/{id}", "builds:show", a.showBuild),
+		on(get, "/v1/builds/{id}/log", "builds:log", a.showBuildLog).takes("after_seq limit"),
 
 		on(get, "/v1/families", "families:list", a.listFamilies).lists("name", "name created_at updated_at"),
 		on(post, "/v1/families", "families:create", a.createFamily),
@@ -62,6 +66,10 @@ func (a *api) routes() []route {
 		on(post, "/v1/images/{id}/inspect", "images:inspect", a.inspectImage),
 		on(get, "/v1/images/{id}/lint", "images:lint", a.lintImage),
 		on(get, "/v1/images/{id}/advisories", "images:advisories", a.listImageAdvisories),
+		on(get, "/v1/images/{id}/documents", "images:documents", a.listDocuments),
+		on(get, "/v1/images/{id}/documents/{kind}", "images:document", a.showDocument),
+		on(get, "/v1/images/{id}/diff", "images:diff", a.diffImages).takes("to"),
+		on(get, "/v1/families/{name}/diff", "versions:diff", a.diffVersions).takes("from to"),
 		on(get, "/v1/advisories", "advisories:list", a.listAdvisories).lists("package source suite", "package suite created_at updated_at").ofCloud(),
 		on(get, "/v1/advisories/{id}", "advisories:show", a.showAdvisory),
 		on(post, "/v1/advisories/refresh", "advisories:refresh", a.refreshAdvisories),
@@ -90,6 +98,7 @@ func (a *api) routes() []route {
 		on(get, "/v1/jobs/{id}", "jobs:show", a.showJob),
 		on(get, "/v1/jobs/{id}/log", "jobs:log", a.showJobLog).takes("after_seq limit"),
 		on(post, "/v1/jobs/{id}/cancel", "jobs:cancel", a.cancelJob),
+		on(get, "/v1/logs", "logs:search", a.searchLogs).lists("text build_id job_id since until", ""),
 		on(get, eventsPath, "events:follow", a.followEvents).takes("after all_projects"),
 	}
 }

@@ -26,6 +26,7 @@ func (w *world) seed() seeded {
 		Payload: []byte(`{"build_id":"build-1"}`), Resource: "builds/build-1", RunAfter: noon, CreatedAt: noon, UpdatedAt: noon}
 	w.must(db.AddJob(ctx, finished))
 	w.must(db.CreateSource(ctx, build.Source{ID: "source-1", ProjectID: "p", Name: "seeded", URL: "https://git.example.org/r.git", State: "ready", CreatedAt: noon, UpdatedAt: noon}))
+	w.must(db.CreateSource(ctx, build.Source{ID: "source-2", ProjectID: "p", Name: "hosted", URL: build.HostedURL("source-2"), Hosted: true, State: "new", CreatedAt: noon, UpdatedAt: noon}))
 	w.must(db.ReplaceRecipes(ctx, "source-1", []build.Recipe{
 		{ID: "recipe-1", ProjectID: "p", SourceID: "source-1", Name: "web", Path: "recipes/web.yaml", Commit: "c0ffee", Digest: "sha256:1", UpdatedAt: noon,
 			Spec: &recipe.Recipe{Name: "web", Family: "debian-12-web", From: recipe.From{Release: "bookworm"}, Path: "recipes/web.yaml"}},
@@ -61,7 +62,7 @@ func (w *world) seed() seeded {
 	return seeded{map[string]string{
 		"sources": "source-1", "recipes": "recipe-1", "builds": "build-1", "images": "image-1", "advisories": url.PathEscape(advisoryID),
 		"upgrades": "upgrade-1", "copies": "copy-1", "workloads": "workload-1", "jobs": "job-old",
-		"families": "debian-12-web", "clusters": "rack-1", "nodes": "node-1",
+		"families": "debian-12-web", "clusters": "rack-1", "nodes": "node-1", "git": "hosted",
 	}}
 }
 
@@ -71,11 +72,11 @@ const advisoryID = "bookworm-security/openssl/3.0.2~deb12u1/amd64"
 func (s seeded) fill(path string) string {
 	parts := strings.Split(path, "/")
 	path = strings.ReplaceAll(path, "{channel}/rollback", "candidate/rollback") // a channel that exists
-	return strings.NewReplacer("{id}", s.byKind[parts[2]], "{name}", s.byKind[parts[2]], "{version}", "20260305.2", "{channel}", "stable").Replace(path)
+	return strings.NewReplacer("{project_id}", "p", "{id}", s.byKind[parts[2]], "{name}", s.byKind[parts[2]], "{version}", "20260305.2", "{channel}", "stable").Replace(path)
 }
 
 // missing is the same with names that nothing has.
 func (s seeded) missing(path string) string {
 	path = strings.ReplaceAll(path, "{channel}/rollback", "candidate/rollback") // a channel that exists
-	return strings.NewReplacer("{id}", "nothing-has-this-id", "{name}", "nothing-has-this", "{version}", "20260305.2", "{channel}", "stable").Replace(path)
+	return strings.NewReplacer("{project_id}", "p", "{id}", "nothing-has-this-id", "{name}", "nothing-has-this", "{version}", "20260305.2", "{channel}", "stable").Replace(path)
 }

@@ -3,8 +3,8 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -21,33 +21,34 @@ type syncHandler struct{ Deps }
 func (h *syncHandler) Kind() job.Kind { return job.SyncSource }
 
 func (h *syncHandler) Run(ctx context.Context, r *job.Run) (job.Result, error) {
+	var p build.SyncPayload
+	if err := r.Job.Decode(&p); err != nil {
+		return job.Result{}, err
+	}
 	src, err := h.Store.FindSource(ctx, r.Job.ResourceID())
 	if err != nil {
 		return job.Result{}, err
 	}
 	r.Progress("fetch", 0, 0, "steps")
-	var rows []build.Recipe
+	var read build.Reading
 	err = h.work(func(dir string) error {
 		co, err := h.Fetch(ctx, src.URL, src.Ref, filepath.Join(dir, "git"))
 		if err != nil {
 			return err
 		}
 		defer co.Close() //nolint:errcheck // only read; the folder is removed
-		src.Commit = co.Commit
 		set, err := recipe.Load(co.Files)
 		if err != nil {
 			return err
 		}
-		rows, err = h.rows(src, set)
+		read, err = build.ReadRecipes(src, co.Commit, set, h.Now(), uuid.NewString)
 		return err
 	})
 	if err != nil {
 		return job.Result{}, err
 	}
-	now := h.Now()
-	src.State, src.Error, src.SyncedAt, src.UpdatedAt = build.SourceReady, "", &now, now
 	faulty := 0
-	for _, row := range rows {
+	for _, row := range read.Recipes {
 		for _, p := range row.Problems {
 			r.Warnf("%s: %s", p.Where, p.Detail)
 		}
@@ -55,25 +56,38 @@ func (h *syncHandler) Run(ctx context.Context, r *job.Run) (job.Result, error) {
 			faulty++
 		}
 	}
-	r.Logf("commit %s has %d recipes, %d of them faulty", src.Commit, len(rows), faulty)
+	r.Logf("commit %s has %d recipes, %d of them faulty", read.Commit, len(read.Recipes), faulty)
 	return job.Result{
-		Value: map[string]any{"commit": src.Commit, "recipes": len(rows), "faulty": faulty},
-		Apply: func(ctx context.Context) error {
-			if err := h.Store.ReplaceRecipes(ctx, src.ID, rows); err != nil {
-				return err
-			}
-			if err := h.Store.UpdateSource(ctx, src); err != nil {
-				return err
-			}
-			return h.Store.Record(ctx, event.Event{Type: "source.synced", Resource: "sources/" + src.ID, ProjectID: src.ProjectID, RequestID: r.Job.RequestID})
-		},
+		Value: map[string]any{"commit": read.Commit, "recipes": len(read.Recipes), "faulty": faulty},
+		Apply: func(ctx context.Context) error { return h.found(ctx, r.Job, read, p.Why) },
 	}, nil
+}
+
+// found writes what was read, unless another read of the source was started meanwhile: that one saw more.
+func (h *syncHandler) found(ctx context.Context, j job.Job, read build.Reading, why string) error {
+	if err := h.Store.LockSource(ctx, j.ResourceID()); err != nil {
+		return err
+	}
+	src, err := h.Store.FindSource(ctx, j.ResourceID())
+	if err != nil || src.JobID != "" && src.JobID != j.ID {
+		return err
+	}
+	reason := ""
+	if why != "" {
+		reason = fmt.Sprintf("commit %.7s of source %s, %s", read.Commit, src.Name, why)
+	}
+	by := job.By{ProjectID: src.ProjectID, UserID: j.UserID, RequestID: j.RequestID}
+	service := build.Service{Store: h.Store, Desk: job.Desk{Jobs: h.Store, Tx: h.Store, Events: h.Store, Now: h.Now, NewID: uuid.NewString}}
+	if _, err := service.Found(ctx, by, src.ID, read, reason); err != nil {
+		return err
+	}
+	return h.Store.Record(ctx, event.Event{Type: "source.synced", Resource: "sources/" + src.ID, ProjectID: src.ProjectID, RequestID: j.RequestID})
 }
 
 // Failed keeps the reason on the source; the recipes of the last good commit stay.
 func (h *syncHandler) Failed(ctx context.Context, j job.Job, s job.State, f *job.Failure) error {
 	src, err := h.Store.FindSource(ctx, j.ResourceID())
-	if err != nil {
+	if err != nil || src.JobID != j.ID { // a newer read tells what is
 		return err
 	}
 	src.State, src.Error, src.UpdatedAt = build.SourceFailed, f.Detail, h.Now()
@@ -84,37 +98,6 @@ func (h *syncHandler) Failed(ctx context.Context, j job.Job, s job.State, f *job
 		}
 	}
 	return h.Store.UpdateSource(ctx, src)
-}
-
-func (h *syncHandler) rows(src build.Source, set *recipe.Set) ([]build.Recipe, error) {
-	var rows []build.Recipe
-	row := func(name, path string) build.Recipe {
-		return build.Recipe{
-			ID: uuid.NewString(), ProjectID: src.ProjectID, SourceID: src.ID, Name: name, Path: path,
-			Commit: src.Commit, Problems: []build.Problem{}, UpdatedAt: h.Now(),
-		}
-	}
-	for name, rec := range set.Recipes {
-		resolved, err := set.Resolve(name)
-		if err != nil {
-			return nil, err
-		}
-		r := row(name, rec.Path)
-		r.Spec = rec
-		if r.Digest, err = set.Digest(resolved); err != nil {
-			return nil, err
-		}
-		rows = append(rows, r)
-	}
-	for path, faults := range set.Faults {
-		r := row(strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)), path)
-		for _, e := range faults {
-			r.Problems = append(r.Problems, build.Problem{Code: e.Code, Detail: e.Detail, Where: e.Where})
-		}
-		rows = append(rows, r)
-	}
-	slices.SortFunc(rows, func(a, b build.Recipe) int { return strings.Compare(a.Path, b.Path) })
-	return rows, nil
 }
 
 // resolve checks the repository out again at the commit and lays the recipe over what it stands on.

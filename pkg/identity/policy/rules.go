@@ -64,11 +64,14 @@ func Defaults() []Rule {
 			op(post, "/v1/git/{project_id}/{name}/git-receive-pack"), anyScope},
 		{"provisioning:recipes:list", projectReader, "List recipes.", op(get, "/v1/recipes"), anyScope},
 		{"provisioning:recipes:show", projectReader, "Show a recipe.", op(get, "/v1/recipes/{id}"), anyScope},
+		{"provisioning:recipes:schema", anyReader, "Read the JSON Schema of recipes.", op(get, "/v1/recipes/schema"), anyScope},
+		{"provisioning:recipes:plan", projectMember, "Find out what a build of a recipe would do; nothing is built.", op(post, "/v1/recipes/{id}/plan"), anyScope},
 		{"provisioning:recipes:lock", projectMember, "Pin the packages of a recipe as the repositories have them now.", op(post, "/v1/recipes/{id}/lock"), anyScope},
 		{"provisioning:recipes:validate", anyReader, "Check the text of a recipe; nothing is kept.", op(post, "/v1/recipes/validate"), anyScope},
 		{"provisioning:builds:list", projectReader, "List builds.", op(get, "/v1/builds"), anyScope},
 		{"provisioning:builds:create", projectMember, "Build a recipe.", op(post, "/v1/builds"), projectOnly},
 		{"provisioning:builds:show", projectReader, "Show a build.", op(get, "/v1/builds/{id}"), anyScope},
+		{"provisioning:builds:log", projectReader, "Read the log of a build.", op(get, "/v1/builds/{id}/log"), anyScope},
 
 		{"provisioning:families:list", projectReader, "List families.", op(get, "/v1/families"), anyScope},
 		{"provisioning:families:create", projectMember, "Create a family.", op(post, "/v1/families"), projectOnly},
@@ -88,6 +91,10 @@ func Defaults() []Rule {
 		{"provisioning:images:show", projectReader, "Show an image with its facts.", op(get, "/v1/images/{id}"), anyScope},
 		{"provisioning:images:inspect", projectMember, "Read the disk of an image again.", op(post, "/v1/images/{id}/inspect"), anyScope},
 		{"provisioning:images:lint", projectReader, "Hold an image against the SCS image metadata standard.", op(get, "/v1/images/{id}/lint"), anyScope},
+		{"provisioning:images:documents", projectReader, "List the documents of an image.", op(get, "/v1/images/{id}/documents"), anyScope},
+		{"provisioning:images:document", projectReader, "Read a document of an image.", op(get, "/v1/images/{id}/documents/{kind}"), anyScope},
+		{"provisioning:images:diff", projectReader, "Tell what differs between two images.", op(get, "/v1/images/{id}/diff"), anyScope},
+		{"provisioning:versions:diff", projectReader, "Tell what differs between two versions of a family.", op(get, "/v1/families/{name}/diff"), projectOnly},
 		{"provisioning:images:advisories", projectReader, "List the fixes that an image lacks.", op(get, "/v1/images/{id}/advisories"), anyScope},
 		{"provisioning:advisories:list", anyReader, "List advisories.", op(get, "/v1/advisories"), anyScope},
 		{"provisioning:advisories:show", anyReader, "Show an advisory.", op(get, "/v1/advisories/{id}"), anyScope},
@@ -117,6 +124,7 @@ func Defaults() []Rule {
 		{"provisioning:jobs:show", projectReader, "Show a job.", op(get, "/v1/jobs/{id}"), anyScope},
 		{"provisioning:jobs:log", projectReader, "Read the log of a job.", op(get, "/v1/jobs/{id}/log"), anyScope},
 		{"provisioning:jobs:cancel", projectMember, "Cancel a job.", op(post, "/v1/jobs/{id}/cancel"), anyScope},
+		{"provisioning:logs:search", projectReader, "Search what the jobs of the project said.", op(get, "/v1/logs"), anyScope},
 		{"provisioning:events:follow", projectReader, "Follow the events of the project.", op(get, "/v1/events"), anyScope},
 	}
 }

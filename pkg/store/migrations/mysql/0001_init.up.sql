@@ -133,6 +133,14 @@ CREATE TABLE IF NOT EXISTS `versions` (
   KEY `versions_project` (`project_id`, `created_at`)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
 
+CREATE TABLE IF NOT EXISTS `version_names` (
+  `family_id` VARCHAR(64) NOT NULL,
+  `name` VARCHAR(64) NOT NULL,
+  `origin_id` VARCHAR(64) NOT NULL,
+  PRIMARY KEY (`family_id`, `name`),
+  UNIQUE KEY `version_names_origin` (`family_id`, `origin_id`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
 CREATE TABLE IF NOT EXISTS `images` (
   `id` VARCHAR(64) NOT NULL,
   `project_id` VARCHAR(64) NOT NULL,

@@ -132,6 +132,14 @@ CREATE INDEX IF NOT EXISTS `versions_image` ON `versions` (`image_id`);
 CREATE INDEX IF NOT EXISTS `versions_origin` ON `versions` (`origin_id`);
 CREATE INDEX IF NOT EXISTS `versions_project` ON `versions` (`project_id`, `created_at`);
 
+CREATE TABLE IF NOT EXISTS `version_names` (
+  `family_id` TEXT NOT NULL,
+  `name` TEXT NOT NULL,
+  `origin_id` TEXT NOT NULL,
+  PRIMARY KEY (`family_id`, `name`)
+);
+CREATE UNIQUE INDEX IF NOT EXISTS `version_names_origin` ON `version_names` (`family_id`, `origin_id`);
+
 CREATE TABLE IF NOT EXISTS `images` (
   `id` TEXT NOT NULL,
   `project_id` TEXT NOT NULL,
