@@ -1,0 +1,87 @@
+package buildtest
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/kiln-cloud/kiln/pkg/catalog/inspect/ext4"
+	"github.com/kiln-cloud/kiln/pkg/disk"
+)
+
+// openTree opens the root file system of a finished disk, without a mount.
+func openTree(t *testing.T, path string) *ext4.FS {
+	t.Helper()
+	raw := filepath.Join(t.TempDir(), "raw")
+	if err := disk.Convert(t.Context(), disk.Image{Path: path, Format: disk.Qcow2}, disk.Image{Path: raw, Format: disk.Raw}, nil); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts, err := disk.Partitions(f, info.Size())
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := disk.FindRoot(f, parts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree, err := ext4.Open(io.NewSectionReader(f, root.Start, root.Length), root.Length)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tree
+}
+
+// checkTree looks for what each step of the suite's recipe asked for, and for what no image should have.
+func checkTree(t *testing.T, tree *ext4.FS) {
+	t.Helper()
+	if tree.Dirty() {
+		t.Error("the file system was not unmounted")
+	}
+	for name, want := range map[string]string{
+		"/etc/contract/plain":              "it's plain\n",
+		"/etc/contract/template":           "hello from contract\n",
+		"/etc/contract/interfaces":         "1\n", // scripts have loopback only
+		"/etc/contract/stamp":              "(alice) groups=",
+		"/etc/contract/tree":               "template",
+		"/etc/passwd":                      "alice:",
+		"/home/alice/.ssh/authorized_keys": "ssh-ed25519 AAAAC3Nz it's me\n",
+		"/etc/machine-id":                  "",
+		"/usr/bin/tree":                    "ELF",
+	} {
+		got, err := tree.ReadFile(name, 1<<20)
+		if err != nil || !strings.Contains(string(got), want) {
+			t.Errorf("%s: %v, %.300q has no %q", name, err, got, want)
+		}
+	}
+	if e, err := tree.Stat("/etc/contract/plain"); err != nil || e.Mode.Perm() != 0o750 || e.Mode&os.ModeSetuid == 0 {
+		t.Errorf("/etc/contract/plain: %+v, %v", e, err)
+	}
+	if to, err := tree.ReadLink("/etc/systemd/system/multi-user.target.wants/contract.service"); err != nil {
+		t.Errorf("contract.service is not enabled: %q, %v", to, err)
+	}
+	for _, gone := range []string{"/usr/sbin/policy-rc.d", "/var/tmp/kiln-build", "/etc/apt/apt.conf.d/00kiln-build", "/etc/apt/apt.conf.d/60img-build-proxy",
+		"/root/.ssh/authorized_keys", "/var/lib/cloud/instance", "/etc/ssh/ssh_host_ed25519_key", "/var/lib/systemd/random-seed"} {
+		if _, err := tree.Stat(gone); err == nil {
+			t.Errorf("%s stayed in the image", gone)
+		}
+	}
+	for _, empty := range []string{"/var/lib/apt/lists", "/var/cache/apt/archives"} {
+		names, err := tree.ReadDir(empty)
+		for _, name := range names {
+			if strings.Contains(name, "Packages") || strings.HasSuffix(name, ".deb") {
+				t.Errorf("%s has %s, %v", empty, name, err)
+			}
+		}
+	}
+}
