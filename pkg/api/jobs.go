@@ -25,6 +25,10 @@ func (a *api) showJobLog(ctx context.Context, req *Request[None]) (Response, err
 	if err != nil {
 		return Response{}, err
 	}
+	return a.logOf(ctx, req, j)
+}
+
+func (a *api) logOf(ctx context.Context, req *Request[None], j job.Job) (_ Response, err error) {
 	after, limit := int64(0), int64(listing.MaxLimit)
 	if req.Query.Has("after_seq") {
 		if after, err = wholeNumber(req.Query, "after_seq", 0); err != nil {

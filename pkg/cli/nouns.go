@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kiln-cloud/kiln/pkg/client"
-	"github.com/kiln-cloud/kiln/pkg/job"
 )
 
 // noun is one resource of the API with the verbs that it has.
@@ -52,7 +51,7 @@ func nouns() []noun {
 			fields: []field{text("name", "name"), text("url", "address of the repository"), text("ref", "branch or tag")}, deletes: true,
 			actions: []action{{name: "sync", path: "sync", about: "read the recipes again"}}},
 		{name: "recipe", plural: "recipes", about: "recipes of the sources", key: "ID", columns: []string{"id", "name", "path", "problems"}},
-		{name: "build", plural: "builds", about: "runs of recipes", key: "ID", columns: []string{"id", "recipe", "family", "version", "state", "image_id"},
+		{name: "build", plural: "builds", about: "runs of recipes", key: "ID", columns: []string{"id", "recipe", "family", "version", "state", "trigger", "worker", "image_id"},
 			fields: []field{text("source", "name of the source"), text("recipe", "name of the recipe"), text("recipe-id", "or the recipe's id")}},
 		{name: "family", plural: "families", about: "lines of images", key: "NAME", columns: []string{"name", "channels", "description"},
 			fields: []field{text("name", "name"), text("description", "one sentence")}},
@@ -106,7 +105,9 @@ func (a *app) noun(n noun) *cobra.Command {
 	}
 	switch n.name {
 	case "recipe":
-		cmd.AddCommand(a.checkRecipe(), a.lockRecipe())
+		cmd.AddCommand(a.validateRecipe(), a.recipeSchema(), a.planRecipe(), a.lockRecipe())
+	case "build":
+		cmd.AddCommand(a.buildLog(), a.searchBuilds())
 	case "job":
 		cmd.AddCommand(a.jobLog())
 	case "family":
@@ -298,35 +299,6 @@ func (a *app) act(n noun, act action) *cobra.Command {
 		}
 		return a.show(r)
 	}
-	return cmd
-}
-
-func (a *app) jobLog() *cobra.Command {
-	var follow bool
-	cmd := &cobra.Command{Use: "log ID", Short: "Show what a job said", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
-		c, err := a.connect(cmd.Context())
-		if err != nil {
-			return err
-		}
-		write := func(lines []job.LogLine) {
-			for _, l := range lines {
-				fmt.Fprintf(a.out, "%s %-7s %s\n", l.At.Format("15:04:05"), l.Level, l.Text) //nolint:errcheck // standard output
-			}
-		}
-		if follow {
-			_, err = c.WaitJob(cmd.Context(), args[0], 1e9, func(u client.JobUpdate) { write(u.Lines) })
-			return err
-		}
-		for seq := int64(0); ; {
-			lines, err := c.JobLog(cmd.Context(), args[0], seq)
-			if err != nil || len(lines) == 0 {
-				return err
-			}
-			write(lines)
-			seq = lines[len(lines)-1].Seq
-		}
-	}}
-	cmd.Flags().BoolVar(&follow, "follow", false, "until the job ends")
 	return cmd
 }
 

@@ -3,52 +3,12 @@ package cli
 import (
 	"fmt"
 	"net/url"
-	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"github.com/kiln-cloud/kiln/pkg/client"
 	"github.com/kiln-cloud/kiln/pkg/event"
-	"github.com/kiln-cloud/kiln/pkg/recipe"
 )
-
-// checkRecipe checks recipes on this machine; it needs no login.
-func (a *app) checkRecipe() *cobra.Command {
-	return &cobra.Command{Use: "check PATH", Short: "Check a recipe file, or the recipes of a repository's folder", Args: cobra.ExactArgs(1), RunE: func(_ *cobra.Command, args []string) error {
-		info, err := os.Stat(args[0])
-		if err != nil {
-			return err
-		}
-		if !info.IsDir() {
-			data, err := os.ReadFile(args[0])
-			if err != nil {
-				return err
-			}
-			if _, err = recipe.Parse(filepath.Base(args[0]), data); err == nil {
-				fmt.Fprintln(a.out, "no faults") //nolint:errcheck // standard output
-			}
-			return err
-		}
-		root, err := os.OpenRoot(args[0])
-		if err != nil {
-			return err
-		}
-		defer root.Close() //nolint:errcheck // only read
-		set, err := recipe.Load(root.FS())
-		if err != nil {
-			return err
-		}
-		for _, faults := range set.Faults {
-			fmt.Fprintln(a.out, faults.Error()) //nolint:errcheck // standard output
-		}
-		if len(set.Faults) > 0 {
-			return fmt.Errorf("%d of %d recipes are faulty", len(set.Faults), len(set.Faults)+len(set.Recipes))
-		}
-		fmt.Fprintf(a.out, "%d recipes, no faults\n", len(set.Recipes)) //nolint:errcheck // standard output
-		return nil
-	}}
-}
 
 func (a *app) versions() *cobra.Command {
 	return &cobra.Command{Use: "versions NAME", Short: "List the versions of a family", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {

@@ -207,6 +207,9 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 	return json.Unmarshal(data, out)
 }
 
+// fullPage is how many log lines tell that there are more.
+const fullPage = 1000
+
 // JobUpdate is what WaitJob tells: the job as it is now, and the log lines since the last time.
 type JobUpdate struct {
 	Job   job.Job
@@ -230,6 +233,9 @@ func (c *Client) WaitJob(ctx context.Context, id string, every time.Duration, te
 			}
 			if tell != nil {
 				tell(u)
+			}
+			if len(u.Lines) > 0 && (u.Job.State.Final() || len(u.Lines) >= fullPage) {
+				continue // what it said at last may be more than one page
 			}
 			if u.Job.State.Final() {
 				return u.Job, ended(u.Job)

@@ -22,6 +22,7 @@ type Kind string
 const (
 	SyncSource Kind = "source.sync"      // worker: read the recipes of a git source
 	Build      Kind = "build"            // worker: recipe to published image
+	Plan       Kind = "plan"             // worker: what a build would do
 	Lock       Kind = "lock"             // worker: pin the packages of a recipe
 	Inspect    Kind = "inspect"          // worker: facts of a Glance image
 	Advisories Kind = "advisory.refresh" // worker: read the repositories' published fixes

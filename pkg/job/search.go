@@ -24,9 +24,7 @@ type LogHit struct {
 	LogLine
 }
 
-// LogStore searches what jobs said.
+// LogStore searches what jobs said; the newest lines come first.
 type LogStore interface {
 	SearchLog(ctx context.Context, q LogQuery) ([]LogHit, error)
-	// PruneJobLogs removes the logs of some jobs that ended before the time and gives their number, 0 at the end.
-	PruneJobLogs(ctx context.Context, before time.Time) (int, error)
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
 	"github.com/kiln-cloud/kiln/pkg/advisory"
@@ -90,8 +91,14 @@ func New(d Deps) ([]job.Handler, error) {
 	return []job.Handler{
 		&syncHandler{d}, &buildHandler{Deps: d, publisher: publisher},
 		&inspectHandler{Deps: d, images: images}, &advisoryHandler{d}, &lockHandler{d},
+		&planHandler{&buildHandler{Deps: d, publisher: publisher}},
 		&upgradeHandler{Deps: d, publisher: publisher, images: images},
 	}, nil
+}
+
+// builds is the service of builds, for what ends one and starts the next.
+func (d Deps) builds() *build.Service {
+	return &build.Service{Store: d.Store, Desk: job.Desk{Jobs: d.Store, Tx: d.Store, Events: d.Store, Now: d.Now, NewID: uuid.NewString}}
 }
 
 // work runs f with a private folder that is gone afterwards, also after a kill -9 (the next start sweeps it).
