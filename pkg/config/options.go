@@ -72,6 +72,9 @@ type Policy struct {
 type API struct {
 	BindHost string `opt:"bind_host" default:"127.0.0.1" help:"Address that kiln-api listens on."`
 	BindPort int    `opt:"bind_port" default:"9790" min:"1" max:"65535" help:"Port that kiln-api listens on."`
+	// What a repository may have that Kiln hosts.
+	RepositoryMiB   int `opt:"max_repository_mib" default:"64" min:"1" max:"1024" help:"Most MiB of one hosted git repository; four times as much is taken unpacked."`
+	RepositoryFiles int `opt:"max_repository_files" default:"5000" min:"1" max:"100000" help:"Most files of one commit of a hosted git repository."`
 }
 
 // Engine is the section [engine].
@@ -90,6 +93,7 @@ type Worker struct {
 	Parallel       int           `opt:"parallel" default:"1" min:"1" max:"64" help:"Builds, upgrades and inspections that one worker runs at once."`
 	WorkDir        string        `opt:"work_dir" help:"Folder for half-made disks; <state_path>/work where left out."`
 	CacheDir       string        `opt:"cache_dir" help:"Folder for packages and images that may be fetched again; <state_path>/cache where left out."`
+	ArchiveDir     string        `opt:"archive_dir" help:"Folder where the packages of locked recipes are kept for ever, several workers may share it; <cache_dir>/archive where left out."`
 	Mirror         string        `opt:"mirror" rule:"url" help:"Debian mirror for builds; that of the machine's apt sources where left out."`
 	SecurityMirror string        `opt:"security_mirror" rule:"url" help:"Mirror of the security suites; that of the machine's apt sources where left out."`
 	Keyring        string        `opt:"keyring" default:"/usr/share/keyrings/debian-archive-keyring.gpg" help:"Keys that package indexes must be signed with."`

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/google/uuid"
@@ -41,8 +42,23 @@ func (p *Parts) Engine() Loop {
 		if err := p.WaitSchema(ctx); err != nil {
 			return err
 		}
-		return Serve(ctx, e.Serve, r.Serve, p.notices(e), engine.Every(p.Config.Engine.TriggerInterval, "triggers", p.Log, p.watch().Round))
+		return Serve(ctx, e.Serve, r.Serve, p.notices(e), engine.Every(p.Config.Engine.TriggerInterval, "triggers", p.Log, p.watch().Round),
+			engine.Every(sourcesEvery, "sources", p.Log, p.pullSources))
 	}
+}
+
+// sourcesEvery is how often is looked for sources that are due; their own intervals are longer.
+const sourcesEvery = 15 * time.Second
+
+// deliveriesKept is how long a webhook that is sent again is known.
+const deliveriesKept = 90 * 24 * time.Hour
+
+// pullSources starts reading the sources whose interval is over.
+func (p *Parts) pullSources(ctx context.Context) error {
+	desk := job.Desk{Jobs: p.DB, Tx: p.DB, Events: p.DB, Now: time.Now, NewID: uuid.NewString}
+	service := build.Service{Desk: desk, Store: p.DB}
+	_, err := service.SyncDue(ctx, job.By{})
+	return errors.Join(err, p.DB.ForgetDeliveries(ctx, time.Now().Add(-deliveriesKept)))
 }
 
 // watch asks for the builds that nobody asks for in person.

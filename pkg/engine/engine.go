@@ -31,6 +31,9 @@ type Glance interface {
 	catalog.Glance
 	// Members are the projects that a shared image's owner named.
 	Members(ctx context.Context, imageID string) ([]string, error)
+	// Deactivate bars everybody but administrators from the image's bytes, Reactivate takes it back; again is no error.
+	Deactivate(ctx context.Context, id string) error
+	Reactivate(ctx context.Context, id string) error
 }
 
 // Deps is all that an engine needs.
@@ -43,6 +46,8 @@ type Deps struct {
 	SyncInterval time.Duration
 	PlaceTimeout time.Duration
 	PollEvery    time.Duration // how often a server or container is asked for its state
+	Users        []ImageUsers  // who is asked before retention deletes an image
+	Life         Life
 	Now          func() time.Time
 	Log          logrus.FieldLogger
 }
@@ -53,6 +58,8 @@ type Engine struct {
 	nudge chan struct{}
 	// zunSaid is what was last said of a Zun that is away; only the loop of Sync uses it.
 	zunSaid string
+	// retained is the window that retention was last looked at for; only the loop of Sync uses it.
+	retained time.Time
 }
 
 // New makes an engine.
@@ -68,7 +75,7 @@ func New(d Deps) *Engine {
 
 // Handlers are those of the engine queue.
 func (e *Engine) Handlers() []job.Handler {
-	return []job.Handler{&placeHandler{e}, &removeHandler{e}}
+	return []job.Handler{&placeHandler{e}, &removeHandler{e}, &settleHandler{e}, &retainHandler{e}}
 }
 
 // Serve reconciles until ctx ends: at once, every SyncInterval, and soon after Nudge.
@@ -97,12 +104,12 @@ func (e *Engine) Nudge() {
 }
 
 // Sync is one round: nodes and ledger from Placement, Glance's hidden flags and leftovers from the catalog, and
-// servers and containers of workloads that were deleted.
+// servers and containers of workloads that were deleted, and when it is time the start of retention.
 // Each part goes on where another failed.
 func (e *Engine) Sync(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
-	return errors.Join(e.SyncNodes(ctx), e.sweepImages(ctx), e.sweepInstances(ctx))
+	return errors.Join(e.SyncNodes(ctx), e.sweepImages(ctx), e.sweepInstances(ctx), e.scheduleRetention(ctx))
 }
 
 func (e *Engine) manager(k placement.Kind) manager {

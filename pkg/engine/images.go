@@ -6,39 +6,12 @@ import (
 
 	"github.com/kiln-cloud/kiln/pkg/catalog"
 	"github.com/kiln-cloud/kiln/pkg/errs"
-	"github.com/kiln-cloud/kiln/pkg/listing"
 )
 
-// sweepImages does again what a crash may have lost: superseded versions are hidden in Glance, and half-made
+// sweepImages does again what a crash may have lost: versions are shown, hidden and barred in Glance, and half-made
 // images of jobs that have ended are removed.
 func (e *Engine) sweepImages(ctx context.Context) error {
-	return errors.Join(e.hideSuperseded(ctx), e.removeHalves(ctx))
-}
-
-func (e *Engine) hideSuperseded(ctx context.Context) error {
-	versions, err := listing.Read(ctx, listing.All().Where("state", string(catalog.Superseded)), e.Store.ListVersions, versionID)
-	if err != nil || len(versions) == 0 {
-		return err
-	}
-	shown, err := e.Glance.Images(ctx, map[string]string{"os_hidden": "false", "status": "active"})
-	if err != nil {
-		return err
-	}
-	visible := map[string]bool{}
-	for _, g := range shown {
-		visible[g.ID] = !g.Hidden
-	}
-	var all error
-	hidden := true
-	for _, v := range versions {
-		if !visible[v.ImageID] {
-			continue
-		}
-		if _, err := e.Glance.PatchImage(ctx, v.ImageID, catalog.GlancePatch{Hidden: &hidden}); err != nil && !errs.Is(err, errs.NotFound) {
-			all = errors.Join(all, err)
-		}
-	}
-	return all
+	return errors.Join(e.settleAll(ctx), e.removeHalves(ctx))
 }
 
 // removeHalves deletes images that a job began and will never finish. Images of running jobs are left alone.
