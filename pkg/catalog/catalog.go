@@ -205,6 +205,9 @@ type Store interface {
 	FamilyByID(ctx context.Context, id string) (Family, error)
 	ListFamilies(ctx context.Context, q listing.Query) ([]Family, error)
 
+	// NameVersion takes the next name of the day for what the build or upgrade origin makes; asking again answers the
+	// same. A name is taken once, so an image can be shown under it before its version is written.
+	NameVersion(ctx context.Context, familyID, originID string, day time.Time) (string, error)
 	AddVersion(ctx context.Context, v Version) error // errs.Conflict where family and name exist
 	FindVersion(ctx context.Context, familyID, name string) (Version, error)
 	VersionByImage(ctx context.Context, imageID string) (Version, error)

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"time"
 
 	"github.com/jmoiron/sqlx"
 
@@ -100,6 +101,52 @@ func (db *DB) fillChannels(ctx context.Context, fs []*catalog.Family) error {
 		byID[id].Channels[channel] = version
 		return nil
 	}, "SELECT `family_id`, `name`, `version` FROM `channels` WHERE `family_id` IN ("+marks(len(args))+")", args...)
+}
+
+// NameVersion implements catalog.Store; errs.NotFound where the family does not exist.
+func (db *DB) NameVersion(ctx context.Context, familyID, originID string, day time.Time) (name string, err error) {
+	err = db.InTx(ctx, func(ctx context.Context) error {
+		var id string
+		found, err := db.one(ctx, "family", familyID, []any{&id}, "SELECT `id` FROM `families` WHERE `id` = ?"+db.d.forUpdate, familyID)
+		if err != nil {
+			return err
+		}
+		if !found {
+			return notFound("family", familyID)
+		}
+		if found, err = db.one(ctx, "version", originID, []any{&name},
+			"SELECT `name` FROM `version_names` WHERE `family_id` = ? AND `origin_id` = ?", familyID, originID); err != nil || found {
+			return err
+		}
+		var taken []string
+		err = db.each(ctx, "version", "", func(r *sqlx.Rows) error {
+			var n string
+			err := r.Scan(&n)
+			taken = append(taken, n)
+			return err
+		}, "SELECT `name` FROM `version_names` WHERE `family_id` = ? UNION SELECT `name` FROM `versions` WHERE `family_id` = ?", familyID, familyID)
+		if err != nil {
+			return err
+		}
+		name = laterName(day, taken)
+		_, err = db.exec(ctx, "version", originID, "INSERT INTO `version_names` (`family_id`, `name`, `origin_id`) VALUES (?, ?, ?)", familyID, name, originID)
+		return err
+	})
+	return name, err
+}
+
+// laterName is the next name of the day, or of the latest day that has one where the clock went back.
+func laterName(day time.Time, taken []string) string {
+	name := catalog.NextVersionName(day, taken)
+	for _, other := range taken {
+		if catalog.CompareVersions(other, name) <= 0 {
+			continue
+		}
+		if latest, err := time.Parse("20060102", other[:min(8, len(other))]); err == nil {
+			name = catalog.NextVersionName(latest, taken)
+		}
+	}
+	return name
 }
 
 // AddVersion implements catalog.Store.

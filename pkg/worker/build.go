@@ -22,16 +22,12 @@ type buildHandler struct {
 func (h *buildHandler) Kind() job.Kind { return job.Build }
 
 func (h *buildHandler) Run(ctx context.Context, r *job.Run) (res job.Result, err error) {
-	b, err := h.Store.FindBuild(ctx, r.Job.ResourceID())
+	b, err := h.Store.BeginBuild(ctx, r.Job.ResourceID(), h.Name, h.Now())
 	if err != nil {
 		return res, err
 	}
 	src, err := h.Store.FindSource(ctx, b.SourceID)
 	if err != nil {
-		return res, err
-	}
-	b.State, b.Worker, b.UpdatedAt, b.Error = build.Running, h.Name, h.Now(), ""
-	if err := h.Store.UpdateBuild(ctx, b); err != nil {
 		return res, err
 	}
 	err = h.work(func(dir string) error {
@@ -84,7 +80,7 @@ func (h *buildHandler) make(ctx context.Context, r *job.Run, b build.Build, in *
 	rec := in.recipe
 	pub := publication{
 		family: in.family, origin: "build", originID: b.ID, input: b.InputDigest, format: rec.Output.Format, base: in.baseVersion,
-		publish: rec.Publish, properties: rec.Properties,
+		publish: rec.Publish, description: rec.Description, properties: rec.Properties,
 	}
 	if pub.parent, err = h.newest(ctx, in.family); err != nil {
 		return res, err
@@ -156,15 +152,13 @@ func (h *buildHandler) prove(ctx context.Context, r *job.Run, b build.Build, in 
 
 // newest is the version that the new one follows; nil for the first.
 func (d Deps) newest(ctx context.Context, f catalog.Family) (*catalog.Version, error) {
-	versions, err := d.versions(ctx, f.ID, catalog.Published)
-	if err != nil || len(versions) == 0 {
+	versions, err := d.versions(ctx, f.ID, "")
+	if err != nil {
 		return nil, err
 	}
-	newest := versions[0]
-	for _, v := range versions[1:] {
-		if v.CreatedAt.After(newest.CreatedAt) {
-			newest = v
-		}
+	newest, found := catalog.Newest(versions)
+	if !found {
+		return nil, nil
 	}
 	return &newest, nil
 }
@@ -179,13 +173,21 @@ func (h *buildHandler) done(r *job.Run, b build.Build, s build.State, v catalog.
 					return err
 				}
 			}
-			if err := h.Store.UpdateBuild(ctx, b); err != nil {
+			if err := h.ended(ctx, b); err != nil {
 				return err
 			}
 			return h.Store.Record(ctx, event.Event{Type: "build." + string(s), Resource: "builds/" + b.ID, ProjectID: b.ProjectID, RequestID: r.Job.RequestID})
 		},
 		After: func(ctx context.Context) error { return h.publisher.hideSuperseded(ctx, v.FamilyID) },
 	}
+}
+
+// ended writes a build that is over, and starts the one that was asked for meanwhile.
+func (h *buildHandler) ended(ctx context.Context, b build.Build) error {
+	if err := h.Store.UpdateBuild(ctx, b); err != nil {
+		return err
+	}
+	return h.builds().Ended(ctx, b.RecipeID)
 }
 
 // Failed keeps the reason on the build.
@@ -198,7 +200,7 @@ func (h *buildHandler) Failed(ctx context.Context, j job.Job, s job.State, f *jo
 	if s == job.Cancelled {
 		b.State = build.Cancelled
 	}
-	if err := h.Store.UpdateBuild(ctx, b); err != nil {
+	if err := h.ended(ctx, b); err != nil {
 		return err
 	}
 	return h.Store.Record(ctx, event.Event{Type: "build." + string(b.State), Resource: "builds/" + b.ID, ProjectID: b.ProjectID, RequestID: j.RequestID})

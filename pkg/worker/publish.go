@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -27,19 +28,20 @@ type publisher struct {
 
 // publication is what becomes a version.
 type publication struct {
-	family     catalog.Family
-	parent     *catalog.Version
-	origin     string // "build" or "upgrade"
-	originID   string
-	input      string // input digest
-	format     string
-	path       string // of the disk on this worker
-	base       *catalog.Version
-	publish    recipe.Publish
-	facts      *catalog.Facts
-	boot       *build.BootReport
-	artifacts  []catalog.Artifact
-	properties map[string]string
+	family      catalog.Family
+	parent      *catalog.Version
+	origin      string // "build" or "upgrade"
+	originID    string
+	input       string // input digest
+	format      string
+	path        string // of the disk on this worker
+	base        *catalog.Version
+	publish     recipe.Publish
+	description string
+	facts       *catalog.Facts
+	boot        *build.BootReport
+	artifacts   []catalog.Artifact
+	properties  map[string]string
 }
 
 // leftover finds what an earlier attempt at the same build or upgrade uploaded: a whole image is used again,
@@ -116,9 +118,7 @@ func (p *publisher) upload(ctx context.Context, r *job.Run, path string, pub pub
 		catalog.PropFamily: string(pub.family.Name), catalog.PropOrigin: pub.origin, catalog.PropOriginID: pub.originID,
 		catalog.PropInputDigest: pub.input, catalog.PropJob: r.Job.ID,
 	}
-	if pub.facts != nil && pub.facts.OS.ID != "" {
-		props["os_distro"], props["os_version"], props["architecture"] = pub.facts.OS.ID, pub.facts.OS.VersionID, glanceArch(pub.facts.Architecture)
-	}
+	maps.Copy(props, catalog.SCSProperties(catalog.SCSInput{Facts: pub.facts, PackagesAt: p.Now(), Description: pub.description}))
 	if pub.parent != nil {
 		props[catalog.PropParent] = pub.parent.ImageID
 	}
@@ -171,17 +171,13 @@ func (p *publisher) send(ctx context.Context, r *job.Run, path string, n catalog
 
 // finish names the version and returns what must be written with the job's end.
 func (p *publisher) finish(ctx context.Context, r *job.Run, g catalog.GlanceImage, pub publication) (catalog.Version, func(context.Context) error, error) {
-	versions, err := p.versions(ctx, pub.family.ID, "")
+	name, err := p.Store.NameVersion(ctx, pub.family.ID, pub.originID, p.Now())
 	if err != nil {
 		return catalog.Version{}, nil, err
 	}
-	names := make([]string, len(versions))
-	for i, v := range versions {
-		names[i] = v.Name
-	}
 	v := catalog.Version{
 		ID: uuid.NewString(), ProjectID: pub.family.ProjectID, FamilyID: pub.family.ID, Family: pub.family.Name,
-		Name: catalog.NextVersionName(p.Now(), names), ImageID: g.ID, Origin: pub.origin, OriginID: pub.originID,
+		Name: name, ImageID: g.ID, Origin: pub.origin, OriginID: pub.originID,
 		InputDigest: pub.input, State: catalog.Published, CreatedAt: p.Now(),
 	}
 	if pub.parent != nil {
@@ -232,13 +228,10 @@ func (p *publisher) show(ctx context.Context, imageID string, v catalog.Version,
 	return nil
 }
 
-// record makes the version known: it runs in the transaction that ends the job.
+// record makes the version known: it runs in the transaction that ends the job. Where a build that took its name later
+// was faster, the version is superseded from the beginning and moves no channel.
 func (p *publisher) record(ctx context.Context, r *job.Run, v catalog.Version, channel string) error {
-	if err := p.Store.AddVersion(ctx, v); err != nil {
-		if errs.Is(err, errs.Conflict) {
-			// Another job of the family took the name in the meantime: the next attempt takes the next name.
-			return errs.Wrap(err, errs.Unavailable, "kiln.version.race", "another version of %s was published at the same moment", v.Family)
-		}
+	if err := p.Store.LockFamily(ctx, v.FamilyID); err != nil {
 		return err
 	}
 	versions, err := p.versions(ctx, v.FamilyID, catalog.Published)
@@ -246,18 +239,25 @@ func (p *publisher) record(ctx context.Context, r *job.Run, v catalog.Version, c
 		return err
 	}
 	for _, old := range versions {
-		if old.ID == v.ID {
+		if catalog.CompareVersions(old.Name, v.Name) > 0 {
+			v.State = catalog.Superseded
 			continue
 		}
 		if err := p.Store.SetVersionState(ctx, old.ID, catalog.Published, catalog.Superseded); err != nil {
 			return err
 		}
 	}
-	if channel == "" {
-		channel = catalog.Candidate
-	}
-	if err := p.Store.SetChannel(ctx, v.FamilyID, channel, v.Name); err != nil {
+	if err := p.Store.AddVersion(ctx, v); err != nil {
 		return err
+	}
+	if v.State == catalog.Published {
+		_, err := p.Store.MoveChannel(ctx, catalog.ChannelMove{
+			ID: uuid.NewString(), FamilyID: v.FamilyID, Channel: cmp.Or(channel, catalog.Candidate), Kind: catalog.MovePublish, Version: v.Name,
+			UserID: r.Job.UserID, Reason: v.Origin + " " + v.OriginID, At: p.Now().UTC(),
+		})
+		if err != nil {
+			return err
+		}
 	}
 	return p.Store.Record(ctx, event.Event{
 		Type: "version.published", Resource: "families/" + string(v.Family) + "/versions/" + v.Name,
@@ -265,18 +265,28 @@ func (p *publisher) record(ctx context.Context, r *job.Run, v catalog.Version, c
 	})
 }
 
-// hideSuperseded tells Glance which versions of the family are out of date. The newest is never hidden.
-// The engine's sweep does the same, so a crash before this call costs time only.
+// hideSuperseded tells Glance which versions of the family are out of date (catalog.Visible). The engine's sweep does the
+// same, so a crash before this call costs time only.
 func (p *publisher) hideSuperseded(ctx context.Context, familyID string) error {
-	versions, err := p.versions(ctx, familyID, catalog.Superseded)
+	family, err := p.Store.FamilyByID(ctx, familyID)
 	if err != nil {
 		return err
 	}
-	hidden := true
+	versions, err := p.versions(ctx, familyID, "")
+	if err != nil {
+		return err
+	}
+	sights := catalog.Visible(versions, family.Channels)
 	for _, v := range versions {
-		_, perr := p.Glance.PatchImage(ctx, v.ImageID, catalog.GlancePatch{Hidden: &hidden})
-		if perr != nil && !errs.Is(perr, errs.NotFound) {
-			err = errors.Join(err, perr)
+		sight, there := sights[v.ID]
+		if !there {
+			continue
+		}
+		for _, id := range v.Images() {
+			_, perr := p.Glance.PatchImage(ctx, id, catalog.GlancePatch{Hidden: &sight.Hidden})
+			if perr != nil && !errs.Is(perr, errs.NotFound) {
+				err = errors.Join(err, perr)
+			}
 		}
 	}
 	return err
@@ -310,13 +320,4 @@ func minDisk(f *catalog.Facts) int {
 		return 0
 	}
 	return f.MinDiskGiB
-}
-
-// glanceArch is Glance's name for a Debian architecture (glance's architecture property).
-func glanceArch(arch string) string {
-	names := map[string]string{"amd64": "x86_64", "arm64": "aarch64", "i386": "i686", "ppc64el": "ppc64le"}
-	if name, ok := names[arch]; ok {
-		return name
-	}
-	return arch
 }

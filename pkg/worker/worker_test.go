@@ -101,7 +101,8 @@ func (s *shop) drain() {
 	}
 	r := &job.Runner{
 		Store: s.db, Waker: never{}, Handlers: handlers, Queues: []job.Queue{job.WorkerQueue}, Owner: uuid.NewString(), Parallel: s.parallel,
-		Lease: 5 * time.Second, Beat: 20 * time.Millisecond, Poll: 20 * time.Millisecond, Log: s.deps.Log,
+		Labels: func() []string { return []string{"builder=" + recipe.DefaultBuilder} },
+		Lease:  5 * time.Second, Beat: 20 * time.Millisecond, Poll: 20 * time.Millisecond, Log: s.deps.Log,
 		Backoff: func(int) time.Duration { return 0 },
 	}
 	ctx, cancel := context.WithCancel(s.t.Context())

@@ -2,9 +2,11 @@ package storetest
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/kiln-cloud/kiln/pkg/advisory"
 	"github.com/kiln-cloud/kiln/pkg/build"
@@ -61,6 +63,40 @@ func testFamilies(t *testing.T, db *store.DB) {
 	if err != nil || v.Name != "20260101.1" || fallback != "" {
 		t.Fatal(v, fallback, err)
 	}
+}
+
+// Many owners name their versions at the same moment: every name is taken once, without a gap, and an owner that asks
+// again gets its own.
+func testVersionNames(t *testing.T, db *store.DB) {
+	f, err := db.EnsureFamily(t.Context(), "p1", "web")
+	must(t, err)
+	must(t, db.AddVersion(t.Context(), catalog.Version{ID: "old", ProjectID: "p1", FamilyID: f.ID, Family: "web", Name: "20260101.3", CreatedAt: base}))
+	names := make([]string, 12)
+	var all sync.WaitGroup
+	for i := range names {
+		all.Go(func() {
+			name, err := db.NameVersion(t.Context(), f.ID, fmt.Sprintf("origin-%d", i%6), time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC))
+			if err != nil {
+				t.Error(err)
+			}
+			names[i] = name
+		})
+	}
+	all.Wait()
+	for i := range 6 {
+		if names[i] != names[i+6] {
+			t.Errorf("origin %d got %s and %s", i, names[i], names[i+6])
+		}
+	}
+	slices.Sort(names)
+	if got := slices.Compact(names); !slices.Equal(got, []string{"20260101.4", "20260101.5", "20260101.6", "20260101.7", "20260101.8", "20260101.9"}) {
+		t.Errorf("names %v", got)
+	}
+	if name, err := db.NameVersion(t.Context(), f.ID, "back", time.Date(2025, 12, 31, 0, 0, 0, 0, time.UTC)); err != nil || name != "20260101.10" {
+		t.Errorf("after the clock went back: %s, %v", name, err)
+	}
+	_, err = db.NameVersion(t.Context(), "none", "o", base)
+	wantErr(t, err, errs.NotFound, "kiln.family.not_found")
 }
 
 func testVersions(t *testing.T, db *store.DB) {

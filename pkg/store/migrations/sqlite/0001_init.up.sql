@@ -384,6 +384,20 @@ CREATE TABLE IF NOT EXISTS `nodes` (
   PRIMARY KEY (`name`)
 );
 
+CREATE TABLE IF NOT EXISTS `workers` (
+  `name` TEXT NOT NULL,
+  `host` TEXT NOT NULL,
+  `arch` TEXT NOT NULL,
+  `builders` TEXT,
+  `labels` TEXT,
+  `free_disk` INTEGER NOT NULL,
+  `parallel` INTEGER NOT NULL,
+  `version` TEXT NOT NULL,
+  `started_at` TEXT NOT NULL,
+  `seen_at` TEXT NOT NULL,
+  PRIMARY KEY (`name`)
+);
+
 CREATE TABLE IF NOT EXISTS `workloads` (
   `id` TEXT NOT NULL,
   `project_id` TEXT NOT NULL,
