@@ -10,6 +10,7 @@ import (
 
 	"github.com/kiln-cloud/kiln/pkg/api"
 	"github.com/kiln-cloud/kiln/pkg/bus"
+	"github.com/kiln-cloud/kiln/pkg/gitsource/packs"
 	"github.com/kiln-cloud/kiln/pkg/store"
 )
 
@@ -56,9 +57,14 @@ func serveHTTP(ctx context.Context, listener net.Listener, handler http.Handler)
 // Handler is the API as an http.Handler.
 func (p *Parts) Handler() http.Handler {
 	return api.New(api.Deps{
-		Store: p.DB, Auth: p.Auth, Policy: p.Policy, Glance: p.Glance, AuthURI: p.Config.Keystone.PublicURI,
-		AllowLocal: p.Config.Worker.LocalSources, Checks: p.checks(), Registry: p.Registry, Log: p.Log,
+		Store: p.DB, Auth: p.Auth, Logins: p.Logins, Policy: p.Policy, Glance: p.Glance, AuthURI: p.Config.Keystone.PublicURI,
+		AllowLocal: p.Config.Worker.LocalSources, Hosted: p.hostedLimits(), Checks: p.checks(), Registry: p.Registry, Log: p.Log,
 	})
+}
+
+// hostedLimits bound the repositories that the API keeps.
+func (p *Parts) hostedLimits() packs.Limits {
+	return packs.Limits{MaxBytes: int64(p.Config.API.RepositoryMiB) << 20, MaxFiles: p.Config.API.RepositoryFiles}
 }
 
 func (p *Parts) checks() []api.Check {

@@ -44,6 +44,7 @@ type Parts struct {
 	Zun       *zun.Client
 	Providers *placement.Client
 	Auth      identity.Authenticator
+	Logins    *idkeystone.Logins
 	Policy    *policy.Enforcer
 	Registry  *prometheus.Registry
 	attempts  *prometheus.HistogramVec
@@ -143,6 +144,7 @@ func (p *Parts) openCloud(ctx context.Context) error {
 	p.Cloud, p.Keystone, p.Glance = cloud, keystone.New(cloud), glance.New(cloud)
 	p.Nova, p.Zun, p.Providers = nova.New(cloud), zun.New(cloud), placement.New(cloud)
 	p.Auth = idkeystone.New(p.Keystone, idkeystone.Config{Keep: k.TokenCache})
+	p.Logins = idkeystone.NewLogins(cloud, idkeystone.Config{Keep: k.TokenCache})
 	return nil
 }
 

@@ -66,13 +66,17 @@ func (p *Parts) workerDeps() (worker.Deps, error) {
 	if err != nil {
 		return worker.Deps{}, err
 	}
-	git := gitsource.Fetcher{AllowLocal: c.LocalSources}
+	git, hosted := gitsource.Fetcher{AllowLocal: c.LocalSources}, gitsource.Hosted{Store: p.DB, Limits: p.hostedLimits()}
 	return worker.Deps{
 		Store: p.DB, Glance: p.Glance, Builders: map[string]build.Builder{builder.Name(): builder}, Indexes: indexes, Inspect: inspectFile,
 		Upgrader: offline.New(offline.Config{Proxy: proxy, Keyring: c.Keyring, Log: p.Log}),
 		Suites:   suites{mirrors, p.Config.Upgrade.Suites},
 		Fetch: func(ctx context.Context, url, ref, dir string) (worker.Checkout, error) {
-			co, err := git.Fetch(ctx, url, ref, dir)
+			fetch := git.Fetch
+			if _, ours := build.HostedID(url); ours {
+				fetch = hosted.Fetch
+			}
+			co, err := fetch(ctx, url, ref, dir)
 			return worker.Checkout{Commit: co.Commit, Files: co.Files, Close: co.Close}, err
 		},
 		Name: p.Config.Default.Host, WorkDir: c.WorkDir, CacheDir: c.CacheDir, Log: p.Log,

@@ -42,6 +42,11 @@ var _ identity.Authenticator = (*Authenticator)(nil)
 
 // New makes an authenticator. Nothing is asked until the first token comes.
 func New(ask Validator, cfg Config) *Authenticator {
+	cfg.complete()
+	return &Authenticator{ask: ask, cfg: cfg, cache: cache{limit: cfg.Entries, entries: map[key]entry{}}}
+}
+
+func (cfg *Config) complete() {
 	if cfg.Keep == 0 {
 		cfg.Keep = 5 * time.Minute
 	}
@@ -60,7 +65,6 @@ func New(ask Validator, cfg Config) *Authenticator {
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
 	}
-	return &Authenticator{ask: ask, cfg: cfg, cache: cache{limit: cfg.Entries, entries: map[key]entry{}}}
 }
 
 // Authenticate implements identity.Authenticator. The codes are kiln.identity.no_token, .bad_token, .unscoped and
