@@ -26,11 +26,11 @@ type inputs struct {
 // inputs brings the repository, the base and the state of the packages. The caller closes the checkout.
 func (h *buildHandler) inputs(ctx context.Context, r *job.Run, src build.Source, b build.Build, dir string) (_ *inputs, err error) {
 	r.Progress("inputs", 0, 0, "steps")
-	in := &inputs{dir: dir}
-	var digest string
-	if in.recipe, digest, in.checkout, err = h.resolve(ctx, src, b.Commit, b.Recipe, filepath.Join(dir, "git")); err != nil {
+	found, err := h.resolve(ctx, src, b.Commit, b.Recipe, filepath.Join(dir, "git"))
+	if err != nil {
 		return nil, err
 	}
+	in := &inputs{dir: dir, recipe: found.recipe, checkout: found.checkout}
 	defer func() {
 		if err != nil {
 			in.checkout.Close() //nolint:errcheck // only read; the folder is removed
@@ -42,7 +42,10 @@ func (h *buildHandler) inputs(ctx context.Context, r *job.Run, src build.Source,
 	if in.family, err = h.Store.EnsureFamily(ctx, b.ProjectID, in.recipe.Family); err != nil {
 		return nil, err
 	}
-	in.request = build.Request{Recipe: in.recipe, Files: in.checkout.Files, Fresh: b.Force}
+	in.request = build.Request{Recipe: in.recipe, Files: in.checkout.Files, Lock: found.lock, Fresh: b.Force}
+	if found.lock != nil {
+		in.request.Epoch = found.lock.Time
+	}
 	if in.recipe.From.Family != "" {
 		if in.request.Base, in.baseVersion, err = h.base(ctx, r, b.ProjectID, in.recipe); err != nil {
 			return nil, err
@@ -52,7 +55,7 @@ func (h *buildHandler) inputs(ctx context.Context, r *job.Run, src build.Source,
 	if err != nil {
 		return nil, err
 	}
-	in.input = build.InputDigest(digest, in.builder.Name(), state)
+	in.input = build.InputDigest(found.digest, in.builder.Name(), state)
 	in.request.Seed = in.input
 	return in, nil
 }

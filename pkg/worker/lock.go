@@ -33,10 +33,11 @@ func (h *lockHandler) Run(ctx context.Context, r *job.Run) (res job.Result, err 
 	}
 	r.Progress("fetch", 0, 0, "steps")
 	err = h.work(func(dir string) error {
-		rec, _, co, err := h.resolve(ctx, src, row.Commit, row.Name, filepath.Join(dir, "git"))
+		found, err := h.resolve(ctx, src, row.Commit, row.Name, filepath.Join(dir, "git"))
 		if err != nil {
 			return err
 		}
+		rec, co := found.recipe, found.checkout
 		defer co.Close() //nolint:errcheck // only read; the folder is removed
 		locker, err := h.locker(rec)
 		if err != nil {

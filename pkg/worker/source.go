@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/kiln-cloud/kiln/pkg/build"
+	"github.com/kiln-cloud/kiln/pkg/deb"
 	"github.com/kiln-cloud/kiln/pkg/event"
 	"github.com/kiln-cloud/kiln/pkg/job"
 	"github.com/kiln-cloud/kiln/pkg/recipe"
@@ -100,34 +101,47 @@ func (h *syncHandler) Failed(ctx context.Context, j job.Job, s job.State, f *job
 	return h.Store.UpdateSource(ctx, src)
 }
 
-// resolve checks the repository out again at the commit and lays the recipe over what it stands on.
-func (d Deps) resolve(ctx context.Context, src build.Source, commit, name, dir string) (*recipe.Recipe, string, Checkout, error) {
+// resolved is a recipe at one commit with all that its repository says of it.
+type resolved struct {
+	recipe   *recipe.Recipe // laid over what it stands on
+	digest   string         // of the recipe and of every file that it names
+	lock     *deb.Lock      // the packages that it is pinned to; nil for none
+	checkout Checkout
+}
+
+// resolve checks the repository out again at the commit and lays the recipe over what it stands on. The caller closes
+// the checkout.
+func (d Deps) resolve(ctx context.Context, src build.Source, commit, name, dir string) (_ resolved, err error) {
 	co, err := d.Fetch(ctx, src.URL, src.Ref, dir)
 	if err != nil {
-		return nil, "", Checkout{}, err
+		return resolved{}, err
 	}
-	fail := func(err error) (*recipe.Recipe, string, Checkout, error) {
-		return nil, "", Checkout{}, errors.Join(err, co.Close())
-	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, co.Close())
+		}
+	}()
 	set, err := recipe.Load(co.Files)
 	if err != nil {
-		return fail(err)
+		return resolved{}, err
 	}
 	for path, faults := range set.Faults {
 		if strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)) == name && set.Recipes[name] == nil {
-			return fail(recipe.FirstOf(faults))
+			return resolved{}, recipe.FirstOf(faults)
 		}
 	}
-	rec, err := set.Resolve(name)
-	if err != nil {
-		return fail(err)
+	out := resolved{checkout: co}
+	if out.recipe, err = set.Resolve(name); err != nil {
+		return resolved{}, err
 	}
-	digest, err := set.Digest(rec)
-	if err != nil {
-		return fail(err)
+	if out.digest, err = set.Digest(out.recipe); err != nil {
+		return resolved{}, err
+	}
+	if out.lock, err = set.Lock(name); err != nil {
+		return resolved{}, err
 	}
 	if commit != "" && commit != co.Commit {
 		d.Log.WithField("asked", commit).WithField("built", co.Commit).Info("the source moved on since the build was asked for; the newest commit is built")
 	}
-	return rec, digest, co, nil
+	return out, nil
 }
