@@ -96,6 +96,9 @@ type Worker struct {
 	ArchiveDir     string        `opt:"archive_dir" help:"Folder where the packages of locked recipes are kept for ever, several workers may share it; <cache_dir>/archive where left out."`
 	Mirror         string        `opt:"mirror" rule:"url" help:"Debian mirror for builds; that of the machine's apt sources where left out."`
 	SecurityMirror string        `opt:"security_mirror" rule:"url" help:"Mirror of the security suites; that of the machine's apt sources where left out."`
+	LayersGiB      int           `opt:"layers_gib" default:"20" min:"1" max:"100000" help:"Space below cache_dir for the results of build steps; the longest unused ones go first."`
+	LayersDays     int           `opt:"layers_days" default:"14" min:"1" max:"3650" help:"Days after which the result of a build step that nothing used is removed."`
+	StepTime       time.Duration `opt:"step_time" default:"1800" help:"Seconds after which one command of a build step is stopped."`
 	Keyring        string        `opt:"keyring" default:"/usr/share/keyrings/debian-archive-keyring.gpg" help:"Keys that package indexes must be signed with."`
 	LocalSources   bool          `opt:"allow_local_sources" default:"false" help:"Allow file:// sources: every user who may create a source could then read any repository on this host."`
 	Lease          time.Duration `opt:"lease" default:"30" help:"Seconds after which the job of a silent owner is given to another."`

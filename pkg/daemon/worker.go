@@ -5,8 +5,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/kiln-cloud/kiln/pkg/build"
+	"github.com/kiln-cloud/kiln/pkg/build/layer"
 	"github.com/kiln-cloud/kiln/pkg/build/native"
 	"github.com/kiln-cloud/kiln/pkg/catalog"
 	"github.com/kiln-cloud/kiln/pkg/catalog/inspect"
@@ -58,7 +60,10 @@ func (p *Parts) workerDeps() (worker.Deps, error) {
 	if err != nil {
 		return worker.Deps{}, err
 	}
-	builder, err := native.New(native.Config{Mirrors: mirrors, Proxy: proxy, Keyring: c.Keyring, Log: p.Log})
+	builder, err := native.New(native.Config{
+		Mirrors: mirrors, Proxy: proxy, Keyring: c.Keyring, StepTime: c.StepTime, Log: p.Log,
+		Layers: layer.Config{Dir: filepath.Join(c.CacheDir, "layers"), MaxBytes: int64(c.LayersGiB) << 30, MaxAge: time.Duration(c.LayersDays) * 24 * time.Hour},
+	})
 	if err != nil {
 		return worker.Deps{}, err
 	}

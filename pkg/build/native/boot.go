@@ -25,11 +25,18 @@ const (
 // modules are built into GRUB's core: enough to read grub.cfg and boot from it without any other file.
 const modules = "biosdisk part_gpt part_msdos ext2 normal configfile search search_fs_uuid linux echo test ls serial terminal gzio minicmd sleep reboot halt"
 
+// biosScript makes GRUB's core for BIOS inside the image.
+const biosScript = `mkdir -p /boot/grub/i386-pc
+cp /usr/lib/grub/i386-pc/*.mod /usr/lib/grub/i386-pc/*.lst /boot/grub/i386-pc/
+grub-mkimage -O i386-pc -c /run/kiln/early.cfg -p /boot/grub -o /run/kiln/core.img ` + modules + `
+cp /usr/lib/grub/i386-pc/boot.img /run/kiln/boot.img
+`
+
 // bootloader writes GRUB's configuration with the image's own update-grub, and GRUB itself without grub-install,
 // which wants device nodes of the partitions.
 func (m *making) bootloader(ctx context.Context) error {
 	out := filepath.Join(m.work, "boot")
-	early := fmt.Sprintf("search.fs_uuid %s root\nset prefix=($root)/boot/grub\n", m.rootUUID)
+	early := fmt.Sprintf("search.fs_uuid %s root\nset prefix=($root)/boot/grub\n", m.note.Root.UUID)
 	err := os.Mkdir(out, 0o700)
 	if err == nil {
 		err = os.WriteFile(filepath.Join(out, "early.cfg"), []byte(early), 0o600)
@@ -37,14 +44,24 @@ func (m *making) bootloader(ctx context.Context) error {
 	if err != nil {
 		return errs.Wrap(err, errs.Internal, CodeHost, "The boot loader's folder cannot be made.")
 	}
-	script := "mkdir -p /boot/grub/i386-pc\ncp /usr/lib/grub/i386-pc/*.mod /usr/lib/grub/i386-pc/*.lst /boot/grub/i386-pc/\n" +
-		"update-grub\ngrep -q root=UUID=" + m.rootUUID + " /boot/grub/grub.cfg\n" +
-		"grub-mkimage -O i386-pc -c /run/kiln/early.cfg -p /boot/grub -o /run/kiln/core.img " + modules + "\n" +
-		"cp /usr/lib/grub/i386-pc/boot.img /run/kiln/boot.img\n"
-	if err := m.shell(ctx, script, sandbox.Bind{Source: out, Target: "/run/kiln"}); err != nil {
+	script := "mkdir -p /boot/grub\nupdate-grub\ngrep -q root=UUID=" + m.note.Root.UUID + " /boot/grub/grub.cfg\n"
+	bios := m.recipe.Disk.Firmware != "uefi"
+	if bios {
+		script += biosScript
+	}
+	if withEFI(m.recipe) {
+		script += efiScript
+	}
+	if err := m.offline(ctx, script, sandbox.Bind{Source: out, Target: "/run/kiln"}); err != nil {
 		return errs.Wrap(err, errs.KindOf(err), CodeBoot, "The boot loader's configuration cannot be made.")
 	}
-	if err := m.writeGRUB(out); err != nil {
+	if bios {
+		err = m.writeGRUB(out)
+	}
+	if err == nil {
+		err = m.writeEFI(ctx, out)
+	}
+	if err != nil {
 		return errs.Wrap(err, errs.Internal, CodeBoot, "The boot loader cannot be written.")
 	}
 	return nil
@@ -57,7 +74,7 @@ func (m *making) writeGRUB(dir string) error {
 	if err != nil {
 		return err
 	}
-	core, err := readSmall(filepath.Join(dir, "core.img"), 2*sector, rootStart-bootStart)
+	core, err := readSmall(filepath.Join(dir, "core.img"), 2*sector, bootLength)
 	if err != nil {
 		return err
 	}

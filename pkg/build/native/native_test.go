@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/kiln-cloud/kiln/pkg/build"
+	"github.com/kiln-cloud/kiln/pkg/build/layer"
 	"github.com/kiln-cloud/kiln/pkg/build/native"
 	"github.com/kiln-cloud/kiln/pkg/deb"
 	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
@@ -88,11 +89,41 @@ func builder(t *testing.T) *native.Builder {
 	if errProxy != nil {
 		t.Fatal(errProxy)
 	}
-	b, err := native.New(native.Config{Mirrors: mirrors, Proxy: proxy})
+	b, err := native.New(native.Config{Mirrors: mirrors, Proxy: proxy, Layers: layer.Config{Dir: layersDir(t)}, Backoff: 50 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return b
+}
+
+// layersDir is kept from test to test of one run, so that they share one base: what it costs is most of a build.
+func layersDir(t *testing.T) string {
+	t.Helper()
+	if dir := os.Getenv("KILN_TEST_LAYERS"); dir != "" {
+		return dir
+	}
+	return sharedLayers
+}
+
+// sharedLayers is made by TestMain.
+var sharedLayers string
+
+func TestMain(m *testing.M) {
+	if os.Getenv("KILN_TEST_BUILD_DIR") != "" { // a victim of kill -9 uses its parent's
+		os.Exit(m.Run())
+	}
+	dir, err := os.MkdirTemp("", "kiln-test-layers-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	sharedLayers = dir
+	code := m.Run()
+	if err := os.RemoveAll(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 // One proxy for all tests of the process, which run at the same time: a second one on its folder would sweep away
@@ -125,7 +156,7 @@ func TestBuildBoots(t *testing.T) {
 		t.Fatalf("%v\n%s", err, log.String())
 	}
 	t.Logf("built in %s: %+v", time.Since(start).Round(100*time.Millisecond), res)
-	if left, _ := os.ReadDir(dir); len(left) != 1 || !seen["bootstrap"] || !seen["convert"] {
+	if left, _ := os.ReadDir(dir); len(left) != 1 || !seen["base"] && !cachedBase(res) || !seen["convert"] {
 		t.Errorf("left %v, steps %v", left, seen)
 	}
 	checkTree(t, res.Path)

@@ -1,0 +1,139 @@
+package native
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-cloud/kiln/pkg/disk"
+	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/recipe"
+)
+
+// adopt makes the base of a recipe that stands on an image: its disk, grown if the recipe wants a larger one. The
+// image keeps its boot loader; a kernel or arguments that the recipe names are added.
+func (m *making) adopt(ctx context.Context) error {
+	b := m.req.Base
+	fault := func(err error) error {
+		return errs.Wrap(err, errs.KindOf(err), CodeBase, "The image of %s %s cannot be built on.", b.Family, b.Version).
+			At(errs.Where{File: m.recipe.Path, Field: "from.family"})
+	}
+	if err := disk.Convert(ctx, disk.Image{Path: b.Path, Format: b.Format}, disk.Image{Path: m.rawPath(), Format: disk.Raw}, nil); err != nil {
+		return fault(err)
+	}
+	grown, err := m.findRoot(int64(m.req.Recipe.Disk.Size))
+	if err != nil {
+		return fault(err)
+	}
+	if err := m.mount(ctx, journaled); err != nil {
+		return fault(err)
+	}
+	if grown {
+		if err := m.growFilesystem(); err != nil {
+			return fault(err)
+		}
+	}
+	if m.recipe.Kernel.Package != recipe.DefaultKernel {
+		if err := m.packages(ctx, []string{m.recipe.Kernel.Package}); err != nil {
+			return errs.Wrap(err, errs.KindOf(err), codeOr(err, CodePackages), "The kernel cannot be installed.").At(errs.Where{File: m.recipe.Path, Field: "kernel.package"})
+		}
+	}
+	if args := m.recipe.Kernel.Arguments; args != "" {
+		text := "# Written when the image was built.\nGRUB_CMDLINE_LINUX=\"$GRUB_CMDLINE_LINUX " + args + "\"\n"
+		if err := m.offline(ctx, "mkdir -p /etc/default/grub.d\nprintf %s "+quote(text)+" >/etc/default/grub.d/90_kiln.cfg\n"); err != nil {
+			return fault(err)
+		}
+		return m.bootFiles(ctx, asked{grub: true})
+	}
+	return nil
+}
+
+// findRoot notes where the root is. If want is more than the disk has, the disk, its partition table and the root's
+// partition grow first.
+func (m *making) findRoot(want int64) (grown bool, err error) {
+	f, err := os.OpenFile(m.rawPath(), os.O_RDWR, 0)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	info, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	size := info.Size()
+	parts, err := disk.Partitions(f, size)
+	if err != nil {
+		return false, err
+	}
+	root, err := disk.FindRoot(f, parts)
+	if err != nil {
+		return false, err
+	}
+	if kind := disk.Filesystem(f, root.Start, root.Length); kind != "ext4" {
+		return false, errs.New(errs.Invalid, CodeBase, "Its root is %s; the native builder works on ext4.", kind)
+	}
+	if want > size {
+		if root, err = growTable(f, size, want, parts, root); err != nil {
+			return false, err
+		}
+		grown = true
+	}
+	super := make([]byte, 16)
+	if _, err := f.ReadAt(super, root.Start+1024+0x68); err != nil { // s_uuid of ext4's superblock
+		return false, err
+	}
+	m.note.Root = rootPlace{Start: root.Start, Length: root.Length,
+		UUID: fmt.Sprintf("%x-%x-%x-%x-%x", super[:4], super[4:6], super[6:8], super[8:10], super[10:])}
+	return grown, nil
+}
+
+// growTable makes a disk larger and gives the root what was added. It must be the last partition of a GPT, as it is
+// in Kiln's and in Debian's images.
+func growTable(f *os.File, size, want int64, parts []disk.Partition, root disk.Partition) (disk.Partition, error) {
+	last := slices.MaxFunc(parts, func(a, b disk.Partition) int { return int(a.Start>>20 - b.Start>>20) })
+	if root.UUID == "" || last.Index != root.Index {
+		return root, errs.New(errs.Invalid, CodeDiskSize, "The disk has %d bytes and cannot grow: its root is not the last partition of a GPT. Leave disk.size out.", size)
+	}
+	id := make([]byte, 16)
+	if _, err := f.ReadAt(id, 512+56); err != nil { // DiskGUID of the header
+		return root, err
+	}
+	// The old copy of the table is not one any more.
+	if _, err := f.WriteAt(make([]byte, disk.GPTReserve), size-disk.GPTReserve); err != nil {
+		return root, err
+	}
+	if err := f.Truncate(want); err != nil {
+		return root, err
+	}
+	root.Length = (want - root.Start - disk.GPTReserve) >> 20 << 20
+	parts[slices.IndexFunc(parts, func(p disk.Partition) bool { return p.Index == root.Index })] = root
+	le := binary.LittleEndian
+	guid := fmt.Sprintf("%08X-%04X-%04X-%X-%X", le.Uint32(id), le.Uint16(id[4:]), le.Uint16(id[6:]), id[8:10], id[10:])
+	return root, disk.WriteGPT(f, want, guid, parts)
+}
+
+// resizeExt4 is EXT4_IOC_RESIZE_FS of the kernel's ext4.h: _IOW('f', 16, __u64).
+const resizeExt4 = 0x40086610
+
+// growFilesystem gives a mounted root all of its partition.
+func (m *making) growFilesystem() error {
+	dir, err := os.Open(m.root.HostPath())
+	if err != nil {
+		return err
+	}
+	defer dir.Close() //nolint:errcheck // a folder
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
+		return err
+	}
+	blocks := uint64(m.note.Root.Length / st.Bsize)
+	if err := ioctl(dir, resizeExt4, &blocks); err != nil {
+		return fmt.Errorf("the file system cannot grow: %w", err)
+	}
+	return nil
+}

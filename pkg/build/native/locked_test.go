@@ -1,0 +1,253 @@
+package native_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kiln-cloud/kiln/pkg/build"
+	"github.com/kiln-cloud/kiln/pkg/build/layer"
+	"github.com/kiln-cloud/kiln/pkg/build/native"
+	"github.com/kiln-cloud/kiln/pkg/build/repro"
+	"github.com/kiln-cloud/kiln/pkg/catalog/inspect"
+	"github.com/kiln-cloud/kiln/pkg/deb"
+	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
+	"github.com/kiln-cloud/kiln/pkg/disk"
+)
+
+// everything is a disk with all that a layout can have, and steps that write into its partitions.
+const everything = `name: both
+from: {release: bookworm}
+packages: [netbase]
+users: [{name: op, groups: [sudo]}]
+files:
+  - {path: /srv/data/hello, content: "hello\n", owner: op}
+scripts:
+  - name: clock
+    run: date >/etc/built; ln /etc/built /etc/built-too
+disk:
+  size: 2GiB
+  firmware: both
+  partitions:
+    - {label: srv, size: 64MiB, mount: /srv}
+    - {label: swap, size: 32MiB, filesystem: swap}
+`
+
+func lockedBuilder(t *testing.T) *native.Builder {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs root, a package mirror, crun and QEMU")
+	}
+	mirrors, err := deb.MachineMirrors()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache := os.Getenv("KILN_TEST_MIRROR_CACHE")
+	if cache == "" {
+		if cache, err = os.UserCacheDir(); err != nil {
+			t.Fatal(err)
+		}
+		cache = filepath.Join(cache, "kiln-test")
+	}
+	// A folder of its own: two proxies on one would sweep away what the other one fetches.
+	proxy, err := mirror.New(mirror.Config{Upstreams: []string{mirrors.Main, mirrors.Security}, Dir: filepath.Join(cache, "locked")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(proxy.Close)
+	b, err := native.New(native.Config{Mirrors: mirrors, Proxy: proxy, Layers: layer.Config{Dir: t.TempDir()}, ArchiveDir: filepath.Join(cache, "archive")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func digest(t *testing.T, path string) string {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%x", h.Sum(nil))
+}
+
+// TestLockedBuildIsReproducible builds one locked recipe twice, the second time without any layer, and starts the image
+// with both kinds of firmware.
+func TestLockedBuildIsReproducible(t *testing.T) {
+	b := lockedBuilder(t)
+	r := parse(t, everything)
+	lock, err := b.Lock(t.Context(), build.Request{Recipe: r, WorkDir: t.TempDir(), Log: t.Output()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := lock.Find("netbase"); !ok || len(lock.Packages) < 100 {
+		t.Errorf("%d packages are locked", len(lock.Packages))
+	}
+	dir := t.TempDir()
+	var images []string
+	for i := range 2 {
+		out := filepath.Join(dir, fmt.Sprintf("image%d.qcow2", i))
+		var log bytes.Buffer
+		start := time.Now()
+		res, err := b.Build(t.Context(), build.Request{Recipe: r, Files: files, Lock: lock, Fresh: i == 1, WorkDir: dir, Output: out, Log: &log})
+		if err != nil {
+			t.Fatalf("%v\n%s", err, tailOf(log.String()))
+		}
+		t.Logf("build %d took %s: %v", i, time.Since(start).Round(100*time.Millisecond), res.Steps)
+		if len(res.Materials) != len(lock.Packages)+1 {
+			t.Errorf("%d materials of %d packages", len(res.Materials), len(lock.Packages))
+		}
+		images = append(images, out)
+	}
+	if one, two := digest(t, images[0]), digest(t, images[1]); one != two {
+		t.Errorf("two builds of one lock: %s and %s\n%s", one, two, differences(t, images[0], images[1]))
+	}
+	checkLayout(t, images[0])
+	t.Run("boot", func(t *testing.T) {
+		for name, firmware := range map[string][]string{"bios": nil, "uefi": {"-drive", "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE.fd"}} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				if said := bootWith(t, images[0], "login:", firmware...); !strings.Contains(said, "login:") {
+					t.Errorf("it does not come up:\n%s", tailOf(said))
+				}
+			})
+		}
+	})
+}
+
+func tailOf(text string) string { return text[max(0, len(text)-4000):] }
+
+func differences(t *testing.T, one, two string) string {
+	t.Helper()
+	var out []string
+	var disks []*repro.Disk
+	for _, path := range []string{one, two} {
+		d, err := repro.Open(path, disk.Qcow2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		disks = append(disks, d)
+	}
+	found, err := repro.Compare(t.Context(), disks[0], disks[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range found {
+		out = append(out, d.String())
+	}
+	return strings.Join(out, "\n")
+}
+
+func checkLayout(t *testing.T, image string) {
+	t.Helper()
+	f, err := os.Open(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	facts, err := inspect.Read(t.Context(), f, info.Size(), disk.Qcow2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, p := range facts.Partitions {
+		got = append(got, fmt.Sprintf("%d %s %s %d", p.Number, p.Name, p.FileSystem, p.Size>>20))
+	}
+	if want := "14   1, 15 EFI vfat 64, 2 srv ext4 64, 3 swap swap 32, 1 root ext4 1885"; strings.Join(got, ", ") != want || facts.Firmware != "both" {
+		t.Errorf("%s has %q, not %q", facts.Firmware, strings.Join(got, ", "), want)
+	}
+	raw := filepath.Join(t.TempDir(), "disk.raw")
+	if out, err := exec.CommandContext(t.Context(), "qemu-img", "convert", "-f", "qcow2", "-O", "raw", image, raw).CombinedOutput(); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	s, err := disk.OpenSession(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	tree := map[string]string{}
+	for _, p := range facts.Partitions {
+		if p.FileSystem != "ext4" {
+			continue
+		}
+		if out, err := exec.CommandContext(t.Context(), "e2fsck", "-fn", fmt.Sprintf("%s?offset=%d", raw, p.Start)).CombinedOutput(); err != nil {
+			t.Errorf("e2fsck of %s: %v\n%s", p.Name, err, out)
+		}
+		m, err := s.MountRaw(t.Context(), raw, p.Start, p.Size, "ext4", "ro")
+		if err != nil {
+			t.Fatal(err)
+		}
+		tree[p.Name] = m.HostPath()
+	}
+	read := func(part, name string) string {
+		data, err := os.ReadFile(filepath.Join(tree[part], name))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		return string(data)
+	}
+	if got := read("srv", "data/hello"); got != "hello\n" {
+		t.Errorf("the file on the partition is %q", got)
+	}
+	if left, err := os.ReadDir(filepath.Join(tree["root"], "srv")); err != nil || len(left) > 0 {
+		t.Errorf("%v stayed below the mount point: %v", left, err)
+	}
+	fstab := read("root", "etc/fstab")
+	for _, want := range []string{" / ext4 ", " /srv ext4 defaults ", " none swap "} {
+		if !strings.Contains(fstab, want) {
+			t.Errorf("fstab has no %q:\n%s", want, fstab)
+		}
+	}
+	if sources := read("root", "etc/apt/sources.list.d/debian.sources"); !strings.Contains(sources, "bookworm-security") || strings.Contains(sources, "rusted") {
+		t.Errorf("apt sources of the image:\n%s", sources)
+	}
+}
+
+// bootWith starts the image in QEMU without KVM and gives what the serial console said until text came.
+func bootWith(t *testing.T, path, text string, more ...string) string {
+	t.Helper()
+	ctx, stop := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer stop()
+	args := append([]string{"-accel", "tcg,thread=multi", "-smp", "2", "-m", "768", "-machine", "q35", "-nographic", "-no-reboot", "-monitor", "none",
+		"-serial", "stdio", "-nic", "none", "-snapshot", "-drive", "if=virtio,format=qcow2,file=" + path}, more...)
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", args...)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	if err := disk.StartTied(cmd); err != nil {
+		t.Fatal(err)
+	}
+	var serial bytes.Buffer
+	buf := make([]byte, 4096)
+	for !strings.Contains(serial.String(), text) {
+		n, err := out.Read(buf)
+		serial.Write(buf[:n])
+		if err != nil {
+			break
+		}
+	}
+	t.Logf("booted to %q in %s", text, time.Since(start).Round(100*time.Millisecond))
+	stop()
+	cmd.Wait() //nolint:errcheck // it was killed
+	return serial.String()
+}
