@@ -24,17 +24,20 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/job"
 	"github.com/kiln-cloud/kiln/pkg/log"
 	"github.com/kiln-cloud/kiln/pkg/placement"
+	"github.com/kiln-cloud/kiln/pkg/proof"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
 )
 
 // Store is everything that the API reads and its services write; *store.DB is one.
 type Store interface {
 	build.Store
+	build.Workers
 	catalog.Store
 	upgrade.Store
 	advisory.Store
 	cache.Store
 	placement.Store
+	proof.Store
 	job.Store
 	job.LogStore
 	job.Transactor
@@ -65,6 +68,7 @@ type Deps struct {
 	PublicURL     string             // of this API, without a path, for links; "" takes the request's host
 	AllowLocal    bool               // file:// sources
 	Hosted        packs.Limits       // of the repositories that the API hosts
+	ProofKeys     []proof.Key        // that statements about images are checked with
 	DefaultFamily catalog.FamilyName // stands in for what a workload asks for and does not exist
 
 	Checks    []Check // of /healthcheck

@@ -23,6 +23,7 @@ var least = map[string]string{
 	"families:update": "member", "families:retention": "manager", "versions:unrevoke": "manager", "versions:pin": "member", "versions:unpin": "member",
 	"channels:rollback": "manager", "channels:history": "reader", "images:lint": "reader",
 	"images:list": "reader", "images:show": "reader", "images:inspect": "member", "images:advisories": "reader",
+	"images:documents": "reader", "images:document": "reader", "images:diff": "reader", "versions:diff": "reader",
 	"advisories:list": "reader", "advisories:show": "reader", "advisories:refresh": "manager",
 	"upgrades:list": "reader", "upgrades:create": "member", "upgrades:show": "reader",
 	"clusters:list": "admin", "clusters:create": "admin", "clusters:show": "admin", "clusters:update": "admin", "clusters:delete": "admin",

@@ -11,6 +11,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/job"
 	"github.com/kiln-cloud/kiln/pkg/placement"
+	"github.com/kiln-cloud/kiln/pkg/proof"
 	"github.com/kiln-cloud/kiln/pkg/recipe"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
 )
@@ -45,6 +46,7 @@ func (w *world) seed() seeded {
 		w.must(db.PutImage(ctx, catalog.Image{ID: image, ProjectID: "p", Name: "debian-12-web-" + name, State: catalog.Inspected, Digest: "sha512:00", Size: 1 << 30,
 			Facts: &catalog.Facts{OS: catalog.OSRelease{ID: "debian"}, Packages: []catalog.Package{{Name: "openssl", Version: "3.0.1", Architecture: "amd64", Source: "openssl"}}}, CreatedAt: noon, UpdatedAt: noon}))
 	}
+	w.must(db.PutDocuments(ctx, "image-1", []proof.Document{w.document(proof.KindFiles, `{"path":"/","type":"dir","mode":"0755","uid":0,"gid":0}`)}))
 	w.must(db.SetChannel(ctx, "family-1", catalog.Candidate, "20260305.1"))
 	w.must(db.PutAdvisories(ctx, []advisory.Advisory{{ID: advisoryID, Package: "openssl", Source: "openssl", Version: "3.0.2~deb12u1", Suite: "bookworm-security",
 		Security: true, CVEs: []string{"CVE-2026-1"}, CreatedAt: noon, UpdatedAt: noon}}))
@@ -66,17 +68,25 @@ func (w *world) seed() seeded {
 	}}
 }
 
+// document is a text about an image.
+func (w *world) document(kind, text string) proof.Document {
+	w.t.Helper()
+	d, err := proof.NewDocument(kind, proof.MediaFiles, []byte(text), noon)
+	w.must(err)
+	return d
+}
+
 const advisoryID = "bookworm-security/openssl/3.0.2~deb12u1/amd64"
 
 // fill writes the seeded names into a path of the route table.
 func (s seeded) fill(path string) string {
 	parts := strings.Split(path, "/")
 	path = strings.ReplaceAll(path, "{channel}/rollback", "candidate/rollback") // a channel that exists
-	return strings.NewReplacer("{project_id}", "p", "{id}", s.byKind[parts[2]], "{name}", s.byKind[parts[2]], "{version}", "20260305.2", "{channel}", "stable").Replace(path)
+	return strings.NewReplacer("{project_id}", "p", "{id}", s.byKind[parts[2]], "{name}", s.byKind[parts[2]], "{version}", "20260305.2", "{channel}", "stable", "{kind}", proof.KindFiles).Replace(path)
 }
 
 // missing is the same with names that nothing has.
 func (s seeded) missing(path string) string {
 	path = strings.ReplaceAll(path, "{channel}/rollback", "candidate/rollback") // a channel that exists
-	return strings.NewReplacer("{project_id}", "p", "{id}", "nothing-has-this-id", "{name}", "nothing-has-this", "{version}", "20260305.2", "{channel}", "stable").Replace(path)
+	return strings.NewReplacer("{project_id}", "p", "{id}", "nothing-has-this-id", "{name}", "nothing-has-this", "{version}", "20260305.2", "{channel}", "stable", "{kind}", proof.KindFiles).Replace(path)
 }
