@@ -21,7 +21,10 @@ import (
 )
 
 // kiln is an API and an engine on the pocket cloud, and the command line logged in to them by OS_* variables.
-type kiln struct{ t *testing.T }
+type kiln struct {
+	t     *testing.T
+	parts *daemon.Parts
+}
 
 func start(t *testing.T) kiln {
 	t.Helper()
@@ -69,7 +72,7 @@ func start(t *testing.T) kiln {
 	t.Setenv("OS_PASSWORD", "kiln")
 	t.Setenv("OS_USER_DOMAIN_NAME", "Default")
 	t.Setenv("OS_PROJECT_DOMAIN_NAME", "Default")
-	k := kiln{t}
+	k := kiln{t, parts}
 	k.as("demo", "demo")
 	return k
 }

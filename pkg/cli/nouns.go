@@ -61,6 +61,7 @@ func nouns() []noun {
 			actions: []action{{name: "refresh", path: "refresh", about: "read the repositories again", whole: true}}},
 		{name: "upgrade", plural: "upgrades", about: "new versions made offline", key: "ID", columns: []string{"id", "family", "from_version", "to_version", "state", "to_image_id"},
 			fields: []field{text("image-id", "Glance image"), text("family", "or family"), text("channel", "and channel or version")}},
+		{name: "worker", plural: "workers", about: "programs that build and change images", key: "NAME", columns: []string{"name", "up", "builders", "labels", "free_disk", "seen_at"}},
 		{name: "cluster", plural: "clusters", about: "compute nodes that are near each other", key: "NAME", columns: []string{"name", "nodes", "stores"}, deletes: true,
 			fields: []field{text("name", "name"), {flag: "node", json: "nodes", about: "node; several times", list: true},
 				{flag: "store", json: "stores", about: "NAME:directory or NAME:ceph:POOL; several times", list: true, object: "stores"}}},
@@ -111,9 +112,10 @@ func (a *app) noun(n noun) *cobra.Command {
 	case "job":
 		cmd.AddCommand(a.jobLog())
 	case "family":
-		cmd.AddCommand(a.versions(), a.promote(), a.revoke())
+		cmd.AddCommand(a.versions(), a.setFamily(), a.promote(), a.revoke(), a.unrevoke(), a.retention(),
+			a.pin("pin", "Keep a version from retention"), a.pin("unpin", "Leave a version to retention again"))
 	case "image":
-		cmd.AddCommand(a.pending())
+		cmd.AddCommand(a.lint(), a.pending())
 	}
 	return cmd
 }

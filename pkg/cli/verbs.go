@@ -24,36 +24,6 @@ func (a *app) versions() *cobra.Command {
 	}}
 }
 
-func (a *app) promote() *cobra.Command {
-	return &cobra.Command{Use: "promote NAME CHANNEL VERSION", Short: "Let a channel point to a version", Args: cobra.ExactArgs(3), RunE: func(cmd *cobra.Command, args []string) error {
-		c, err := a.connect(cmd.Context())
-		if err != nil {
-			return err
-		}
-		var r row
-		path := "/v1/families/" + url.PathEscape(args[0]) + "/channels/" + url.PathEscape(args[1])
-		if err := c.Put(cmd.Context(), path, map[string]string{"version": args[2]}, &r); err != nil {
-			return err
-		}
-		return a.show(r)
-	}}
-}
-
-func (a *app) revoke() *cobra.Command {
-	return &cobra.Command{Use: "revoke NAME VERSION", Short: "Forbid a version: nothing is started or built from it again", Args: cobra.ExactArgs(2), RunE: func(cmd *cobra.Command, args []string) error {
-		c, err := a.connect(cmd.Context())
-		if err != nil {
-			return err
-		}
-		var r row
-		path := "/v1/families/" + url.PathEscape(args[0]) + "/versions/" + url.PathEscape(args[1]) + "/revoke"
-		if err := c.Post(cmd.Context(), path, nil, &r); err != nil {
-			return err
-		}
-		return a.show(r)
-	}}
-}
-
 func (a *app) pending() *cobra.Command {
 	return &cobra.Command{Use: "pending ID", Short: "List the published fixes that an image lacks", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
 		c, err := a.connect(cmd.Context())
