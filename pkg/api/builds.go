@@ -75,7 +75,11 @@ func (a *api) recipeOf(ctx context.Context, req *Request[newBuild]) (build.Recip
 
 func (a *api) showBuild(ctx context.Context, req *Request[None]) (Response, error) {
 	b, err := owned(ctx, req, "build", req.Param("id"), a.Store.FindBuild, buildProject)
-	return ok(b), err
+	if err != nil {
+		return Response{}, err
+	}
+	shown, err := a.waiting(ctx, b)
+	return ok(shown), err
 }
 
 // inBody makes a thing that was named in the body and is not there a fault of the body: 404 is about the path.

@@ -77,6 +77,8 @@ func (a *api) routes() []route {
 		on(post, "/v1/upgrades", "upgrades:create", a.createUpgrade),
 		on(get, "/v1/upgrades/{id}", "upgrades:show", a.showUpgrade),
 
+		on(get, "/v1/workers", "workers:list", a.listWorkers).lists("name host arch", "name host free_disk seen_at").ofCloud(),
+		on(get, "/v1/workers/{name}", "workers:show", a.showWorker),
 		on(get, "/v1/clusters", "clusters:list", a.listClusters).lists("name", "name created_at updated_at").ofCloud(),
 		on(post, "/v1/clusters", "clusters:create", a.createCluster),
 		on(get, "/v1/clusters/{name}", "clusters:show", a.showCluster),

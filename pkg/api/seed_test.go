@@ -58,13 +58,15 @@ func (w *world) seed() seeded {
 	if _, err := db.EnsureCopy(ctx, cache.Copy{ID: "copy-1", Cluster: "rack-1", Store: "pool", ImageID: "image-1", State: cache.CopyVerified, VerifiedAt: &noon, CreatedAt: noon, UpdatedAt: noon}); err != nil {
 		w.t.Fatal(err)
 	}
+	w.must(db.PutWorker(ctx, build.Worker{Name: "worker-1", Host: "h", Arch: "amd64", Builders: []string{"native"}, Labels: build.Labels("amd64", []string{"native"}, 50<<30, nil),
+		FreeDisk: 50 << 30, Parallel: 1, Version: "1", StartedAt: noon, SeenAt: noon}))
 	w.must(db.PutNode(ctx, placement.Node{Name: "node-1", ProviderID: "rp-1", Up: true, Capacity: placement.Resources{VCPUs: 8, MemoryMB: 8192, DiskGB: 100}, UpdatedAt: noon}))
 	w.must(db.CreateWorkload(ctx, placement.Workload{ID: "workload-1", ProjectID: "p", Name: "shop", Kind: placement.VM, State: placement.Active, Node: "node-1", CreatedAt: noon, UpdatedAt: noon}))
 	w.must(db.Hold(ctx, placement.Claim{ID: "workload-1", WorkloadID: "workload-1", Node: "node-1", ProviderID: "rp-1", Resources: placement.Resources{VCPUs: 1, MemoryMB: 512, DiskGB: 2}, State: placement.ClaimHeld, UpdatedAt: noon}))
 	return seeded{map[string]string{
 		"sources": "source-1", "recipes": "recipe-1", "builds": "build-1", "images": "image-1", "advisories": url.PathEscape(advisoryID),
 		"upgrades": "upgrade-1", "copies": "copy-1", "workloads": "workload-1", "jobs": "job-old",
-		"families": "debian-12-web", "clusters": "rack-1", "nodes": "node-1", "git": "hosted",
+		"families": "debian-12-web", "clusters": "rack-1", "nodes": "node-1", "git": "hosted", "workers": "worker-1",
 	}}
 }
 

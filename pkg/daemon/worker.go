@@ -2,8 +2,10 @@ package daemon
 
 import (
 	"context"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,12 +43,17 @@ func (p *Parts) Worker() (Loop, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkLabels(p.Config.Worker.Labels); err != nil {
+		return nil, err
+	}
+	builders := slices.Sorted(maps.Keys(deps.Builders))
 	r := p.runner([]job.Queue{job.WorkerQueue}, handlers, p.Config.Worker.Parallel)
+	r.Labels = p.labels(builders)
 	return func(ctx context.Context) error {
 		if err := p.WaitSchema(ctx); err != nil {
 			return err
 		}
-		return r.Serve(ctx)
+		return Serve(ctx, r.Serve, func(ctx context.Context) error { return p.register(ctx, builders) })
 	}, nil
 }
 
@@ -67,13 +74,17 @@ func (p *Parts) workerDeps() (worker.Deps, error) {
 	if err != nil {
 		return worker.Deps{}, err
 	}
+	builders, err := p.builders(builder, mirrors, proxy)
+	if err != nil {
+		return worker.Deps{}, err
+	}
 	indexes, err := deb.NewClient(deb.ClientConfig{Dir: filepath.Join(c.CacheDir, "indexes"), Keyring: c.Keyring, Log: p.Log})
 	if err != nil {
 		return worker.Deps{}, err
 	}
 	git, hosted := gitsource.Fetcher{AllowLocal: c.LocalSources}, gitsource.Hosted{Store: p.DB, Limits: p.hostedLimits()}
 	return worker.Deps{
-		Store: p.DB, Glance: p.Glance, Builders: map[string]build.Builder{builder.Name(): builder}, Indexes: indexes, Inspect: inspectFile,
+		Store: p.DB, Glance: p.Glance, Builders: builders, Indexes: indexes, Inspect: inspectFile,
 		Upgrader: offline.New(offline.Config{Proxy: proxy, Keyring: c.Keyring, Log: p.Log}),
 		Suites:   suites{mirrors, p.Config.Upgrade.Suites},
 		Fetch: func(ctx context.Context, url, ref, dir string) (worker.Checkout, error) {

@@ -14,6 +14,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
@@ -208,3 +209,18 @@ func (s *Spec) onThread(ctx context.Context, out io.Writer, group *group) error 
 }
 
 func (s *Spec) inWork(name string) string { return filepath.Join(Work, name) }
+
+// Missing names the first of the programs that is not on this machine; "" where all are.
+func Missing(programs []string) string {
+	for _, name := range programs {
+		found := false
+		for dir := range strings.SplitSeq(Path, ":") {
+			info, err := os.Stat(filepath.Join(dir, name))
+			found = found || err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o111 != 0
+		}
+		if !found {
+			return name
+		}
+	}
+	return ""
+}

@@ -103,6 +103,8 @@ func Defaults() []Rule {
 		{"provisioning:upgrades:create", projectMember, "Upgrade a version offline into a new one.", op(post, "/v1/upgrades"), projectOnly},
 		{"provisioning:upgrades:show", projectReader, "Show an upgrade.", op(get, "/v1/upgrades/{id}"), anyScope},
 
+		{"provisioning:workers:list", adminOrRead, "List the workers.", op(get, "/v1/workers"), anyScope},
+		{"provisioning:workers:show", adminOrRead, "Show a worker.", op(get, "/v1/workers/{name}"), anyScope},
 		{"provisioning:clusters:list", adminOrRead, "List clusters.", op(get, "/v1/clusters"), anyScope},
 		{"provisioning:clusters:create", admin, "Create a cluster.", op(post, "/v1/clusters"), anyScope},
 		{"provisioning:clusters:show", adminOrRead, "Show a cluster.", op(get, "/v1/clusters/{name}"), anyScope},

@@ -385,6 +385,20 @@ CREATE TABLE IF NOT EXISTS `nodes` (
   PRIMARY KEY (`name`)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
 
+CREATE TABLE IF NOT EXISTS `workers` (
+  `name` VARCHAR(255) NOT NULL,
+  `host` VARCHAR(255) NOT NULL,
+  `arch` VARCHAR(64) NOT NULL,
+  `builders` MEDIUMTEXT NULL,
+  `labels` MEDIUMTEXT NULL,
+  `free_disk` BIGINT NOT NULL,
+  `parallel` BIGINT NOT NULL,
+  `version` VARCHAR(255) NOT NULL,
+  `started_at` DATETIME(6) NOT NULL,
+  `seen_at` DATETIME(6) NOT NULL,
+  PRIMARY KEY (`name`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
 CREATE TABLE IF NOT EXISTS `workloads` (
   `id` VARCHAR(64) NOT NULL,
   `project_id` VARCHAR(64) NOT NULL,
