@@ -16,8 +16,8 @@ import (
 var least = map[string]string{
 	"sources:list": "reader", "sources:create": "member", "sources:show": "reader", "sources:delete": "member", "sources:sync": "member",
 	"sources:secret": "member", "sources:fetch": "reader", "sources:push": "member",
-	"recipes:list": "reader", "recipes:show": "reader", "recipes:validate": "reader",
-	"builds:list": "reader", "builds:create": "member", "builds:show": "reader",
+	"recipes:list": "reader", "recipes:show": "reader", "recipes:validate": "reader", "recipes:schema": "reader", "recipes:plan": "member",
+	"builds:list": "reader", "builds:create": "member", "builds:show": "reader", "builds:log": "reader",
 	"families:list": "reader", "families:create": "member", "families:show": "reader",
 	"versions:list": "reader", "versions:show": "reader", "versions:revoke": "manager", "channels:promote": "manager",
 	"families:update": "member", "families:retention": "manager", "versions:unrevoke": "manager", "versions:pin": "member", "versions:unpin": "member",
@@ -30,7 +30,7 @@ var least = map[string]string{
 	"copies:list": "reader", "copies:create": "member", "copies:show": "reader", "copies:delete": "member",
 	"nodes:list": "admin", "nodes:show": "admin", "ledger:list": "admin",
 	"workloads:list": "reader", "workloads:create": "member", "workloads:show": "reader", "workloads:delete": "member",
-	"jobs:list": "reader", "jobs:show": "reader", "jobs:log": "reader", "jobs:cancel": "member", "events:follow": "reader",
+	"jobs:list": "reader", "jobs:show": "reader", "jobs:log": "reader", "jobs:cancel": "member", "logs:search": "reader", "events:follow": "reader",
 }
 
 var ladder = []string{"nobody", "reader", "member", "manager", "admin"}
