@@ -215,6 +215,7 @@ func (l *Loaded) derive() {
 	}
 	or(&l.Worker.WorkDir, l.Default.StatePath+"/work")
 	or(&l.Worker.CacheDir, l.Default.StatePath+"/cache")
+	or(&l.Worker.ArchiveDir, l.Worker.CacheDir+"/archive")
 	or(&l.Agent.StoreDir, l.Default.StatePath+"/store")
 	or(&l.Agent.Node, l.Default.Host)
 	or(&l.Keystone.PublicURI, l.Keystone.AuthURL)

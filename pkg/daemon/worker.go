@@ -69,7 +69,8 @@ func (p *Parts) workerDeps() (worker.Deps, error) {
 	}
 	builder, err := native.New(native.Config{
 		Mirrors: mirrors, Proxy: proxy, Keyring: c.Keyring, StepTime: c.StepTime, Log: p.Log,
-		Layers: layer.Config{Dir: filepath.Join(c.CacheDir, "layers"), MaxBytes: int64(c.LayersGiB) << 30, MaxAge: time.Duration(c.LayersDays) * 24 * time.Hour},
+		Layers:     layer.Config{Dir: filepath.Join(c.CacheDir, "layers"), MaxBytes: int64(c.LayersGiB) << 30, MaxAge: time.Duration(c.LayersDays) * 24 * time.Hour},
+		ArchiveDir: c.ArchiveDir,
 	})
 	if err != nil {
 		return worker.Deps{}, err

@@ -22,6 +22,7 @@ const (
 	TypeLinux     = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
 	TypeRootAMD64 = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"
 	TypeRootARM64 = "B921B045-1DF0-41C3-AF44-4C6F280D3FAE"
+	TypeSwap      = "0657FD6D-A4AB-43C4-84E5-0933C84B4F4F"
 	TypeWhole     = "whole" // no table: one file system on the whole disk
 )
 

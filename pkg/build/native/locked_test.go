@@ -32,7 +32,7 @@ files:
   - {path: /srv/data/hello, content: "hello\n", owner: op}
 scripts:
   - name: clock
-    run: date >/etc/built; ln /etc/built /etc/built-too
+    run: date -u -d "@$SOURCE_DATE_EPOCH" >/etc/built; ln /etc/built /etc/built-too
 disk:
   size: 2GiB
   firmware: both
@@ -171,7 +171,7 @@ func checkLayout(t *testing.T, image string) {
 	for _, p := range facts.Partitions {
 		got = append(got, fmt.Sprintf("%d %s %s %d", p.Number, p.Name, p.FileSystem, p.Size>>20))
 	}
-	if want := "14   1, 15 EFI vfat 64, 2 srv ext4 64, 3 swap swap 32, 1 root ext4 1885"; strings.Join(got, ", ") != want || facts.Firmware != "both" {
+	if want := "1 root ext4 1885, 2 srv ext4 64, 3 swap swap 32, 14   1, 15 EFI vfat 64"; strings.Join(got, ", ") != want || facts.Firmware != "both" {
 		t.Errorf("%s has %q, not %q", facts.Firmware, strings.Join(got, ", "), want)
 	}
 	raw := filepath.Join(t.TempDir(), "disk.raw")

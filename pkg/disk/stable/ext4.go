@@ -140,7 +140,7 @@ func (w *writer) folder(rel string) error {
 		return err
 	}
 	if rel == "" {
-		info, err := os.Lstat(w.tree)
+		info, err := os.Stat(w.tree) // it may be named by a descriptor, which is a link
 		if err != nil {
 			return err
 		}

@@ -88,8 +88,10 @@ func Swap(image string, offset, length int64, uuid, label string) error {
 		return errs.New(errs.Invalid, CodeWrite, "A swap space of %d bytes with the UUID %q cannot be made.", length, uuid)
 	}
 	b := make([]byte, page)
-	put := func(at int, v uint32) { b[at], b[at+1], b[at+2], b[at+3] = byte(v), byte(v>>8), byte(v>>16), byte(v>>24) }
-	put(1024, 1)                                     // version
+	put := func(at int, v uint32) {
+		b[at], b[at+1], b[at+2], b[at+3] = byte(v), byte(v>>8), byte(v>>16), byte(v>>24)
+	}
+	put(1024, 1)                                      // version
 	put(1028, uint32(min(length/page-1, 0xffffffff))) // last page
 	copy(b[1036:], id)
 	copy(b[1052:1068], label)
