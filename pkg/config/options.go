@@ -16,6 +16,7 @@ type Config struct {
 	API           API           `group:"api"`
 	Engine        Engine        `group:"engine"`
 	Worker        Worker        `group:"worker"`
+	Build         Build         `group:"build"`
 	Upgrade       Upgrade       `group:"upgrade"`
 	Life          Life          `group:"life"`
 	Agent         Agent         `group:"agent"`
@@ -105,6 +106,12 @@ type Worker struct {
 	Keyring        string        `opt:"keyring" default:"/usr/share/keyrings/debian-archive-keyring.gpg" help:"Keys that package indexes must be signed with."`
 	LocalSources   bool          `opt:"allow_local_sources" default:"false" help:"Allow file:// sources: every user who may create a source could then read any repository on this host."`
 	Lease          time.Duration `opt:"lease" default:"30" help:"Seconds after which the job of a silent owner is given to another."`
+}
+
+// Build is the section [build]: what proves an image.
+type Build struct {
+	SigningKey  string   `opt:"signing_key" help:"PEM file of the private key (Ed25519 or ECDSA P-256) that workers sign statements about images with; without it images have none. kiln-manage proof key makes one."`
+	TrustedKeys []string `opt:"trusted_keys" help:"PEM files of public keys that kiln-api names to those who check images; that of signing_key is added where this host has it."`
 }
 
 // Upgrade is the section [upgrade].

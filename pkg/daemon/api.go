@@ -58,6 +58,7 @@ func serveHTTP(ctx context.Context, listener net.Listener, handler http.Handler)
 func (p *Parts) Handler() http.Handler {
 	return api.New(api.Deps{
 		Store: p.DB, Auth: p.Auth, Logins: p.Logins, Policy: p.Policy, Glance: p.Glance, AuthURI: p.Config.Keystone.PublicURI,
+		ProofKeys:  p.proofKeys(),
 		AllowLocal: p.Config.Worker.LocalSources, Hosted: p.hostedLimits(), Checks: p.checks(), Registry: p.Registry, Log: p.Log,
 	})
 }

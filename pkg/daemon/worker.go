@@ -83,9 +83,13 @@ func (p *Parts) workerDeps() (worker.Deps, error) {
 	if err != nil {
 		return worker.Deps{}, err
 	}
+	signer, err := p.signer()
+	if err != nil {
+		return worker.Deps{}, err
+	}
 	git, hosted := gitsource.Fetcher{AllowLocal: c.LocalSources}, gitsource.Hosted{Store: p.DB, Limits: p.hostedLimits()}
 	return worker.Deps{
-		Store: p.DB, Glance: p.Glance, Builders: builders, Indexes: indexes, Inspect: inspectFile,
+		Store: p.DB, Glance: p.Glance, Builders: builders, Indexes: indexes, Inspect: inspectFile, Manifest: manifestFile, Signer: signer,
 		Upgrader: offline.New(offline.Config{Proxy: proxy, Keyring: c.Keyring, Log: p.Log}),
 		Suites:   suites{mirrors, p.Config.Upgrade.Suites},
 		Fetch: func(ctx context.Context, url, ref, dir string) (worker.Checkout, error) {

@@ -233,7 +233,9 @@ func (in *Input) dependencies() []Resource {
 	return out
 }
 
-// split reads "sha256:<hex>".
+// ParseDigest reads "sha256:<hex>"; nil where it is none.
+func ParseDigest(digest string) Digests { return split(digest) }
+
 func split(digest string) map[string]string {
 	algorithm, value, ok := strings.Cut(digest, ":")
 	if !ok || value == "" {

@@ -18,6 +18,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/event"
 	"github.com/kiln-cloud/kiln/pkg/job"
+	"github.com/kiln-cloud/kiln/pkg/proof"
 	"github.com/kiln-cloud/kiln/pkg/recipe"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
 )
@@ -31,6 +32,7 @@ type Store interface {
 	catalog.Store
 	upgrade.Store
 	advisory.Store
+	proof.Store
 }
 
 // Checkout is a repository at one commit.
@@ -60,6 +62,8 @@ type Deps struct {
 	Outputs  build.Outputs
 	Upgrader upgrade.Upgrader
 	Inspect  func(ctx context.Context, path, format string) (*catalog.Facts, error)
+	Manifest func(ctx context.Context, path, format string) ([]catalog.File, error) // every file of the root file system; nil: no list of them
+	Signer   *proof.Signer                                                          // nil: images get no signed statement
 	Indexes  Indexes
 	Suites   Suites
 	Name     string // of this worker, for people

@@ -44,7 +44,7 @@ func New(out io.Writer) *cobra.Command {
 	pol.AddCommand(t.policySample(), t.policyCheck())
 	status := &cobra.Command{Use: "status", Short: "Checks"}
 	status.AddCommand(t.upgradeCheck())
-	root.AddCommand(db, cfg, pol, status, t.bootstrap())
+	root.AddCommand(db, cfg, pol, status, t.bootstrap(), t.proof())
 	return root
 }
 
