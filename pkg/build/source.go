@@ -149,15 +149,16 @@ func (s *Service) sync(ctx context.Context, by job.By, id, why string, guard fun
 		if err := s.Store.LockSource(ctx, id); err != nil {
 			return err
 		}
-		src, err := s.Store.FindSource(ctx, id)
-		if err != nil {
-			return err
-		}
-		out = src
+		proceed := true
 		if guard != nil {
-			if ok, err := guard(ctx); err != nil || !ok {
+			var err error
+			if proceed, err = guard(ctx); err != nil {
 				return err
 			}
+		}
+		src, err := s.Store.FindSource(ctx, id) // behind the guard: it may write the source
+		if out = src; err != nil || !proceed {
+			return err
 		}
 		open, err := s.Open(ctx, src.JobID)
 		if err != nil || open != nil && joins(*open, why) {
