@@ -56,9 +56,10 @@ $(LINT):
 	GOBIN=$(CURDIR)/.kiln/bin $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
 
 .PHONY: generate
-generate: build ## Write the generated samples anew (configuration, policy).
+generate: build ## Write the generated samples anew (configuration, policy, the schema of recipes).
 	$(BIN)/kiln-manage config sample > etc/kiln/kiln.conf.sample
 	$(BIN)/kiln-manage policy sample > etc/kiln/policy.yaml.sample
+	$(BIN)/kiln recipe schema > etc/kiln/recipe.schema.json
 
 .PHONY: releasenotes
 releasenotes: ## Check the release notes.
