@@ -35,6 +35,9 @@ func (h *evictHandler) Run(ctx context.Context, r *job.Run) (job.Result, error) 
 		if serr != nil {
 			return job.Result{}, serr
 		}
+		if err := spared(ctx, r, store, c); err != nil {
+			return job.Result{}, err
+		}
 		if err := store.Delete(ctx, c.ImageID); err != nil {
 			return job.Result{}, err
 		}
@@ -47,7 +50,35 @@ func (h *evictHandler) Run(ctx context.Context, r *job.Run) (job.Result, error) 
 	}}, nil
 }
 
-// Failed keeps the reason on the copy.
+// spared refuses to evict a copy that clones hang on, where the job says so.
+func spared(ctx context.Context, r *job.Run, store cache.Backend, c cache.Copy) error {
+	var p cache.EvictPayload
+	if err := r.Decode(&p); err != nil {
+		return err
+	}
+	counter, counts := store.(cache.ChildCounter)
+	if !p.Spare || !counts {
+		return nil
+	}
+	n, err := counter.Children(ctx, c.ImageID)
+	if err != nil || n == 0 {
+		return err
+	}
+	return errs.New(errs.Conflict, cache.CodeClones, "%d disks are cloned from copy %s at %s", n, c.ID, c.Path)
+}
+
+// Failed keeps the reason on the copy. One that was spared is as good as it was.
 func (h *evictHandler) Failed(ctx context.Context, j job.Job, _ job.State, f *job.Failure) error {
-	return h.failed(ctx, j, f)
+	if f.Code != cache.CodeClones {
+		return h.failed(ctx, j, f)
+	}
+	c, err := h.Store.FindCopy(ctx, j.ResourceID())
+	if err != nil {
+		return err
+	}
+	c.State, c.Error, c.UpdatedAt = cache.CopyFailed, f.Detail, h.Now()
+	if c.VerifiedAt != nil {
+		c.State = cache.CopyVerified
+	}
+	return h.Store.UpdateCopy(ctx, c)
 }

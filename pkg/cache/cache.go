@@ -101,6 +101,13 @@ type Backend interface {
 	Sweep(ctx context.Context) error
 }
 
+// ChildCounter is a Backend whose objects disks may be cloned from.
+type ChildCounter interface {
+	// Children counts the clones that hang on an object, those in other pools and in the trash included; 0 where it is
+	// missing.
+	Children(ctx context.Context, name string) (int, error)
+}
+
 // NovaCachePath is where Nova's libvirt driver looks for the raw base file of an image: it uses a file that
 // stands there without asking Glance (nova/virt/libvirt/imagebackend.py, nova/virt/imagecache.py).
 func NovaCachePath(instancesPath, imageID string) string {

@@ -22,7 +22,11 @@ type PlantPayload struct {
 // EvictPayload is the input of a job.Evict.
 type EvictPayload struct {
 	CopyID string `json:"copy_id"`
+	Spare  bool   `json:"spare,omitempty"` // a copy that clones hang on stays, and the job fails with CodeClones
 }
+
+// CodeClones is the code of an eviction that spared a copy, because disks are cloned from it.
+const CodeClones = "kiln.copy.clones"
 
 // Service keeps clusters and starts warm-ups.
 type Service struct {

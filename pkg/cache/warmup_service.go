@@ -117,6 +117,16 @@ func (s *Service) ensure(ctx context.Context, by job.By, w Wanted, place Copy) (
 // Evict starts the removal of a copy; projectID is that of its image. Again while it is under way joins the job.
 // errs.Conflict while the copy is being made.
 func (s *Service) Evict(ctx context.Context, by job.By, id, projectID string) (Copy, error) {
+	return s.evict(ctx, by, id, projectID, false)
+}
+
+// EvictUnused is Evict for copies that no disk is cloned from: one that has clones stays as it is, with the number in
+// its Error, and the job fails with CodeClones.
+func (s *Service) EvictUnused(ctx context.Context, by job.By, id, projectID string) (Copy, error) {
+	return s.evict(ctx, by, id, projectID, true)
+}
+
+func (s *Service) evict(ctx context.Context, by job.By, id, projectID string, spare bool) (Copy, error) {
 	var p Copy
 	err := s.Tx.InTx(ctx, func(ctx context.Context) error {
 		var err error
@@ -141,7 +151,7 @@ func (s *Service) Evict(ctx context.Context, by job.By, id, projectID string) (C
 			queue = job.NodeQueue(p.Node)
 		}
 		if _, err := s.Start(ctx, by, job.Draft{
-			ID: p.JobID, Kind: job.Evict, Queue: queue, ProjectID: projectID, Resource: "copies/" + p.ID, Payload: EvictPayload{CopyID: p.ID},
+			ID: p.JobID, Kind: job.Evict, Queue: queue, ProjectID: projectID, Resource: "copies/" + p.ID, Payload: EvictPayload{CopyID: p.ID, Spare: spare},
 		}); err != nil {
 			return err
 		}

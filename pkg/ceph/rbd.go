@@ -206,6 +206,33 @@ func (p *pool) Delete(ctx context.Context, name string) error {
 	return p.remove(name)
 }
 
+var _ cache.ChildCounter = (*pool)(nil)
+
+// Children implements cache.ChildCounter.
+func (p *pool) Children(ctx context.Context, name string) (n int, err error) {
+	err = p.reading(ctx, name, func(image *rbd.Image) error {
+		snapshots, err := image.GetSnapshotNames()
+		if err != nil {
+			return fault(err, "listing snapshots")
+		}
+		for _, s := range snapshots {
+			if err := image.SetSnapshot(s.Name); err != nil {
+				return fault(err, "reading the snapshot "+s.Name)
+			}
+			children, err := image.ListChildrenAttributes()
+			if err != nil {
+				return fault(err, "listing the clones of "+name)
+			}
+			n += len(children)
+		}
+		return nil
+	})
+	if errs.Is(err, errs.NotFound) {
+		err = nil
+	}
+	return n, err
+}
+
 // removeTries bounds how often a name is followed that other writers give to another image meanwhile.
 const removeTries = 10
 

@@ -159,6 +159,16 @@ func TestRealClones(t *testing.T) {
 	if err := rbd.CloneImage(ioctx, "image", ceph.Snapshot, ioctx, "volume", options); err != nil {
 		t.Fatalf("clone: %v", err)
 	}
+	counter, ok := b.(cache.ChildCounter)
+	if !ok {
+		t.Fatal("a pool counts clones")
+	}
+	if n, err := counter.Children(t.Context(), "image"); n != 1 || err != nil {
+		t.Errorf("%d clones of the copy: %v", n, err)
+	}
+	if n, err := counter.Children(t.Context(), "none"); n != 0 || err != nil {
+		t.Errorf("%d clones of no copy: %v", n, err)
+	}
 	if err := b.Delete(t.Context(), "image"); err != nil {
 		t.Fatalf("delete under a clone: %v", err)
 	}

@@ -12,8 +12,9 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/listing"
 )
 
-// evict has agents remove the copies of a version and waits for them, within a bound. It tells which are left.
-func (e *Engine) evict(ctx context.Context, by job.By, v catalog.Version) ([]string, error) {
+// evict has agents remove the copies of a version and waits for them, within a bound. It tells which are left, and
+// which stay because disks are cloned from them.
+func (e *Engine) evict(ctx context.Context, by job.By, v catalog.Version) (left, cloned []string, err error) {
 	limit := e.Life.EvictTime
 	if limit <= 0 {
 		limit = time.Minute
@@ -22,44 +23,59 @@ func (e *Engine) evict(ctx context.Context, by job.By, v catalog.Version) ([]str
 	defer cancel()
 	tick := time.NewTicker(e.PollEvery)
 	defer tick.Stop()
-	asked := map[string]bool{}
+	asked := map[string]string{} // copy to job
 	for {
-		left, err := e.copies(ctx, v)
-		if err != nil || len(left) == 0 {
-			return nil, err
+		copies, err := e.copies(ctx, v)
+		if err != nil || len(copies) == 0 {
+			return nil, nil, err
 		}
-		var why []string
-		for _, c := range left {
-			text := "copy " + c.ID + " in cluster " + c.Cluster + " is being evicted"
-			if c.Error != "" {
-				text += ": " + c.Error
-			}
-			switch err := e.evictOne(ctx, by, c, v.ProjectID, asked[c.ID]); {
-			case err == nil:
-				asked[c.ID] = true
-			case errs.Is(err, errs.Conflict):
-				text = err.Error() // it is being made
+		left, cloned = nil, nil
+		for _, c := range copies {
+			why, clones, err := e.evictOne(ctx, by, c, v.ProjectID, asked)
+			switch {
+			case err != nil:
+				return nil, nil, err
+			case clones:
+				cloned = append(cloned, why)
 			default:
-				return nil, err
+				left = append(left, why)
 			}
-			why = append(why, text)
+		}
+		if len(left) == 0 {
+			return nil, cloned, nil
 		}
 		select {
 		case <-bounded.Done():
-			return why, ctx.Err()
+			return left, cloned, ctx.Err()
 		case <-tick.C:
 		}
 	}
 }
 
-// evictOne starts or joins the eviction of a copy. One that fails is tried again by the next run, not by this one.
-func (e *Engine) evictOne(ctx context.Context, by job.By, c cache.Copy, projectID string, asked bool) error {
-	if asked {
-		return nil
+// evictOne starts or joins the eviction of a copy, and tells how it stands. One that fails is tried again by the next
+// run, not by this one.
+func (e *Engine) evictOne(ctx context.Context, by job.By, c cache.Copy, projectID string, asked map[string]string) (why string, clones bool, err error) {
+	if id := asked[c.ID]; id != "" {
+		j, err := e.Store.FindJob(ctx, id)
+		if err == nil && j.Error != nil && j.Error.Code == cache.CodeClones {
+			return j.Error.Detail, true, nil
+		}
+		why = "copy " + c.ID + " in cluster " + c.Cluster + " is being evicted"
+		if c.State != cache.CopyEvicting && c.Error != "" {
+			why = "copy " + c.ID + " in cluster " + c.Cluster + " could not be evicted: " + c.Error
+		}
+		return why, false, err
 	}
 	s := cache.Service{Desk: e.desk(), Store: e.Store}
-	_, err := s.Evict(ctx, by, c.ID, projectID)
-	return gone(err)
+	started, err := s.EvictUnused(ctx, by, c.ID, projectID)
+	switch {
+	case errs.Is(err, errs.Conflict):
+		return err.Error(), false, nil // it is being made
+	case err != nil:
+		return "", false, gone(err)
+	}
+	asked[c.ID] = started.JobID
+	return "copy " + c.ID + " in cluster " + c.Cluster + " is being evicted", false, nil
 }
 
 func (e *Engine) copies(ctx context.Context, v catalog.Version) ([]cache.Copy, error) {

@@ -97,11 +97,14 @@ func (e *Engine) judge(ctx context.Context, by job.By, v catalog.Version, dry bo
 	if d.Why = e.uses(ctx, v); len(d.Why) > 0 {
 		return e.spare(ctx, v, was, d)
 	}
-	left, err := e.evict(ctx, by, v)
-	if err != nil {
+	left, cloned, err := e.evict(ctx, by, v)
+	switch {
+	case err != nil:
 		return err
-	}
-	if len(left) > 0 {
+	case len(cloned) > 0:
+		d.Why = cloned
+		return e.spare(ctx, v, was, d)
+	case len(left) > 0:
 		d.Fate, d.Why = catalog.Leaving, left
 		return nil
 	}
