@@ -25,7 +25,7 @@ func TestWorkers(t *testing.T) {
 	if len(page.Workers) != 2 || page.Workers[0].Up || !page.Workers[1].Up || page.Workers[1].Builders[0] != "native" || page.Workers[1].FreeDisk != 50<<30 {
 		t.Errorf("%+v", page)
 	}
-	w.refused(http.StatusForbidden, "", "", "member@p", http.MethodGet, "/v1/workers", nil)
+	w.refused(http.StatusForbidden, "kiln.policy.denied", "", "member@p", http.MethodGet, "/v1/workers", nil)
 	if a := w.want(http.StatusOK, "admin@p", http.MethodGet, "/v1/workers/worker-0", nil); a.get(t, "name") != "worker-0" {
 		t.Errorf("%s", a.body)
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -33,6 +34,10 @@ type Harness struct {
 	Kernel string
 	// Settings are further lines of the recipes, YAML at the top level.
 	Settings string
+	// Files are further files of the repository, by path.
+	Files map[string]string
+	// Tree is what further files of the image have to contain.
+	Tree map[string]string
 	// Cancel is the beginning of a line of the log at which a build is cancelled.
 	Cancel string
 	// Kill are the moments at which a building process is killed.
@@ -112,10 +117,15 @@ func Run(t *testing.T, h Harness) {
 	}
 }
 
-// Parse is a recipe as Set.Resolve gives it.
-func Parse(t *testing.T, text string) *recipe.Recipe {
+// Parse is a recipe as Set.Resolve gives it, in a repository with further files.
+func Parse(t *testing.T, text string, more map[string]string) *recipe.Recipe {
 	t.Helper()
-	set, err := recipe.Load(fstest.MapFS{"recipes/contract.yaml": {Data: []byte(text)}, "files/plain": files["files/plain"], "files/stamp": files["files/stamp"]})
+	repository := fstest.MapFS{"recipes/contract.yaml": {Data: []byte(text)}}
+	maps.Copy(repository, files)
+	for name, text := range more {
+		repository[name] = &fstest.MapFile{Data: []byte(text)}
+	}
+	set, err := recipe.Load(repository)
 	if err != nil || len(set.Faults) > 0 {
 		t.Fatal(err, set.Faults)
 	}
@@ -132,11 +142,16 @@ func Parse(t *testing.T, text string) *recipe.Recipe {
 
 func (h Harness) request(t *testing.T, text, dir string) build.Request {
 	t.Helper()
-	r := Parse(t, text+h.Settings)
+	r := Parse(t, text+h.Settings, h.Files)
 	if h.Base != nil {
 		r.From = recipe.From{Family: h.Base.Family}
 	}
-	return build.Request{Recipe: r, Files: files, Base: h.Base, WorkDir: dir, Output: filepath.Join(dir, "out.qcow2")}
+	repository := fstest.MapFS{}
+	maps.Copy(repository, files)
+	for name, text := range h.Files {
+		repository[name] = &fstest.MapFile{Data: []byte(text), Mode: 0o755}
+	}
+	return build.Request{Recipe: r, Files: repository, Base: h.Base, WorkDir: dir, Output: filepath.Join(dir, "out.qcow2")}
 }
 
 // foresight: what a build will do, and from what, is known without building.
@@ -212,7 +227,7 @@ func (h Harness) good(t *testing.T, dir string) {
 		t.Errorf("result %+v", res)
 	}
 	h.facts(t, res)
-	checkTree(t, openTree(t, res.Path))
+	checkTree(t, openTree(t, res.Path), h.Tree)
 }
 
 // facts holds what is read from the disk against what was asked for.

@@ -2,6 +2,7 @@ package buildtest
 
 import (
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -43,12 +44,12 @@ func openTree(t *testing.T, path string) *ext4.FS {
 }
 
 // checkTree looks for what each step of the suite's recipe asked for, and for what no image should have.
-func checkTree(t *testing.T, tree *ext4.FS) {
+func checkTree(t *testing.T, tree *ext4.FS, more map[string]string) {
 	t.Helper()
 	if tree.Dirty() {
 		t.Error("the file system was not unmounted")
 	}
-	for name, want := range map[string]string{
+	wanted := map[string]string{
 		"/etc/contract/plain":              "it's plain\n",
 		"/etc/contract/template":           "hello from contract\n",
 		"/etc/contract/interfaces":         "1\n", // scripts have loopback only
@@ -58,7 +59,9 @@ func checkTree(t *testing.T, tree *ext4.FS) {
 		"/home/alice/.ssh/authorized_keys": "ssh-ed25519 AAAAC3Nz it's me\n",
 		"/etc/machine-id":                  "",
 		"/usr/bin/tree":                    "ELF",
-	} {
+	}
+	maps.Copy(wanted, more)
+	for name, want := range wanted {
 		got, err := tree.ReadFile(name, 1<<20)
 		if err != nil || !strings.Contains(string(got), want) {
 			t.Errorf("%s: %v, %.300q has no %q", name, err, got, want)

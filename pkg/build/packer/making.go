@@ -86,7 +86,11 @@ func (m *making) tell(name string) {
 }
 
 // prepare lays everything that packer reads.
-func (m *making) prepare(ctx context.Context) (err error) {
+func (m *making) prepare(ctx context.Context) error {
+	variables, others, err := m.repositoryTemplate()
+	if err != nil {
+		return err
+	}
 	if _, m.materials, err = m.builder.inputs(ctx, m.req); err != nil {
 		return err
 	}
@@ -102,7 +106,7 @@ func (m *making) prepare(ctx context.Context) (err error) {
 	if err := m.makeSeeds(ctx); err != nil {
 		return err
 	}
-	return m.makeTemplate()
+	return m.makeTemplate(variables, others)
 }
 
 // pack makes one file of the steps: a copy of each by itself would cost a round through SSH.

@@ -24,11 +24,7 @@ const (
 )
 
 // makeTemplate writes packer's template: our builder, our provisioners around those of the repository's template.
-func (m *making) makeTemplate() error {
-	variables, others, err := m.repositoryTemplate()
-	if err != nil {
-		return err
-	}
+func (m *making) makeTemplate(variables map[string]string, others []map[string]any) error {
 	provisioners := []any{
 		map[string]any{"type": "file", "source": inPen("steps.tar"), "destination": guestSteps + ".tar"},
 		map[string]any{"type": "file", "source": inPen("prepare.sh"), "destination": "/run/kiln-prepare"},
