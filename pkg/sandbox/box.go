@@ -148,7 +148,11 @@ func (b *box) verdict(ctx, limited context.Context, err error, group *cgroup) er
 	case ctx.Err() != nil:
 		return errs.Wrap(ctx.Err(), errs.KindOf(ctx.Err()), CodeCancelled, "The command in the image was stopped.")
 	case limited.Err() != nil:
-		return errs.New(errs.Timeout, CodeTimeout, "The command %s ran longer than %s.%s", b.name(), b.spec.Limits.Time, b.tail.lastLines())
+		also := ""
+		if group.outOfProcesses() {
+			also = fmt.Sprintf(" It had reached the limit of %d processes.", b.spec.Limits.Processes)
+		}
+		return errs.New(errs.Timeout, CodeTimeout, "The command %s ran longer than %s.%s%s", b.name(), b.spec.Limits.Time, also, b.tail.lastLines())
 	case errors.As(err, &known):
 		return err
 	case !errors.As(err, &exit):
@@ -159,6 +163,9 @@ func (b *box) verdict(ctx, limited context.Context, err error, group *cgroup) er
 	}
 	if group.outOfMemory() {
 		return errs.New(errs.TooLarge, CodeMemory, "The command %s needed more than %d bytes of memory.%s", b.name(), b.spec.Limits.MemoryBytes, b.tail.lastLines())
+	}
+	if group.outOfProcesses() {
+		return errs.New(errs.TooLarge, CodeProcesses, "The command %s started more than %d processes and threads.%s", b.name(), b.spec.Limits.Processes, b.tail.lastLines())
 	}
 	return errs.New(errs.Invalid, CodeExit, "The command %s ended with exit code %d.%s", b.name(), exit.ExitCode(), b.tail.lastLines())
 }

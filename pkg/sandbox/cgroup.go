@@ -95,6 +95,20 @@ func (g *cgroup) outOfMemory() bool {
 	return false
 }
 
+// outOfProcesses reports whether a member was refused a process or thread.
+func (g *cgroup) outOfProcesses() bool {
+	for _, dir := range g.dirs {
+		raw, err := os.ReadFile(filepath.Join(dir, "pids.events"))
+		if err != nil {
+			continue
+		}
+		if n, found := strings.CutPrefix(strings.TrimSpace(string(raw)), "max "); found && n != "0" {
+			return true
+		}
+	}
+	return false
+}
+
 // remove waits for the last member to be gone, at most two seconds; sweepCgroups takes what stays.
 func (g *cgroup) remove() {
 	if g.fd != nil {

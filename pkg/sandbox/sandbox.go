@@ -26,6 +26,7 @@ const (
 	CodeExit      = "kiln.sandbox.exit"      // the command ended with another code than 0
 	CodeTimeout   = "kiln.sandbox.timeout"   // Limits.Time was over
 	CodeMemory    = "kiln.sandbox.memory"    // Limits.MemoryBytes was over
+	CodeProcesses = "kiln.sandbox.processes" // the command failed after Limits.Processes was reached
 	CodeCancelled = "kiln.sandbox.cancelled" // the context ended
 )
 
@@ -95,7 +96,7 @@ func (l Limits) orDefault() Limits {
 }
 
 // Run runs one command to its end. It returns nil only if the command exited with 0. Errors: CodeExit with the last
-// lines of output, CodeTimeout, CodeMemory, CodeCancelled, CodeRuntime, CodeSpec. When it returns, no process of the
+// lines of output, CodeTimeout, CodeMemory, CodeProcesses, CodeCancelled, CodeRuntime, CodeSpec. When it returns, no process of the
 // sandbox is left. It needs root.
 func Run(ctx context.Context, spec Spec) (err error) {
 	if err := spec.validate(); err != nil {

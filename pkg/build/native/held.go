@@ -20,7 +20,7 @@ var held = map[string]string{
 : >/run/kiln/asked/initramfs
 `,
 	"update-grub": ": >/run/kiln/asked/grub\n",
-	"update-ca-certificates": `if [ $# -gt 0 ] && [ "$*" != --fresh ]; then exec /usr/sbin/update-ca-certificates "$@"; fi
+	"update-ca-certificates": `case "$*" in ""|"--hooksdir "*) ;; *) exec /usr/sbin/update-ca-certificates "$@";; esac
 : >/run/kiln/asked/certificates
 `,
 	// Python runs without its compiled files too; they are made side by side at the end.

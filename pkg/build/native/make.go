@@ -136,16 +136,24 @@ func (m *making) resume(ctx context.Context) (int, error) {
 			return 0, err
 		}
 		for k, s := range m.stages[:i+1] {
-			m.logf("== %s: as in an earlier build\n", s.name)
-			step := build.Step{Name: s.name, Cached: true}
+			seconds := 0.0
 			if k == i {
-				step.Seconds = time.Since(start).Seconds()
+				seconds = time.Since(start).Seconds()
 			}
-			m.steps = append(m.steps, step)
+			m.reused(s, seconds)
 		}
 		return i + 1, nil
 	}
 	return 0, nil
+}
+
+// reused tells of a stage whose result was there.
+func (m *making) reused(s stage, seconds float64) {
+	if m.req.Progress != nil {
+		m.req.Progress(s.name, int64(len(m.steps)), int64(len(m.stages)+1), "steps")
+	}
+	m.logf("== %s: as in an earlier build %s\n", s.name, strings.Join(s.packages, " "))
+	m.steps = append(m.steps, build.Step{Name: s.name, Seconds: seconds, Cached: true})
 }
 
 // take makes the disk what a layer says it is.
@@ -175,7 +183,7 @@ func (m *making) stage(ctx context.Context, s stage) error {
 	if !m.req.Fresh && m.builder.layers.Has(s.key) {
 		start := time.Now()
 		if err := m.take(ctx, s); !errs.Is(err, errs.NotFound) {
-			m.steps = append(m.steps, build.Step{Name: s.name, Seconds: time.Since(start).Seconds(), Cached: true})
+			m.reused(s, time.Since(start).Seconds())
 			return err
 		}
 	}

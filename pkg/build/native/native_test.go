@@ -3,7 +3,6 @@ package native_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -19,6 +18,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/build"
 	"github.com/kiln-cloud/kiln/pkg/build/layer"
 	"github.com/kiln-cloud/kiln/pkg/build/native"
+	"github.com/kiln-cloud/kiln/pkg/catalog"
 	"github.com/kiln-cloud/kiln/pkg/deb"
 	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
 	"github.com/kiln-cloud/kiln/pkg/disk"
@@ -32,7 +32,7 @@ from:
   release: bookworm
 packages: [openssl]
 disk:
-  size: 2GiB
+  size: 3GiB
 users:
   - name: kiln
     groups: [sudo]
@@ -65,7 +65,7 @@ services:
   enable: [report.service]
 `
 
-var files = fstest.MapFS{"bin/report": {Data: []byte("#!/bin/sh\necho KILN-REPORT $(openssl version)\n")}}
+var files = fstest.MapFS{"bin/report": {Data: []byte("#!/bin/sh\necho KILN-REPORT $(openssl version) $(cat /proc/cmdline)\n")}}
 
 func builder(t *testing.T) *native.Builder {
 	t.Helper()
@@ -156,16 +156,48 @@ func TestBuildBoots(t *testing.T) {
 		t.Fatalf("%v\n%s", err, log.String())
 	}
 	t.Logf("built in %s: %+v", time.Since(start).Round(100*time.Millisecond), res)
-	if left, _ := os.ReadDir(dir); len(left) != 1 || !seen["base"] && !cachedBase(res) || !seen["convert"] {
+	if left, _ := os.ReadDir(dir); len(left) != 1 || !seen["convert"] {
 		t.Errorf("left %v, steps %v", left, seen)
 	}
 	checkTree(t, res.Path)
+	checkAdopted(t, b, res.Path)
+}
+
+// checkAdopted builds on the image that was just made, on a larger disk and with an argument for its kernel, and
+// boots that: the boot loader is the one of the image below.
+func checkAdopted(t *testing.T, b *native.Builder, path string) {
+	t.Helper()
+	dir := t.TempDir()
+	r := parse(t, "name: top\nfrom: {family: tls}\ndisk: {size: 5GiB}\nkernel: {arguments: kiln.test=1}\npackages: [jq]\nscripts:\n  - name: room\n    run: test $(df --output=size -B1M / | tail -1) -gt 4500\n")
+	req := build.Request{Recipe: r, WorkDir: dir, Output: filepath.Join(dir, "out.qcow2"),
+		Base: &build.Base{Path: path, Format: disk.Qcow2, Digest: "sha256:" + t.Name(), Family: "tls", Version: "20260101.1", Facts: &catalog.Facts{OS: catalog.OSRelease{Codename: "bookworm"}}}}
+	res, err := b.Build(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.VirtualSize != 5<<30 || len(res.Materials) != 2 || res.Materials[0].URI != "kiln:tls/20260101.1" {
+		t.Errorf("%d bytes of %+v", res.VirtualSize, res.Materials)
+	}
+	again, err := b.Build(t.Context(), req)
+	if err != nil || !allCached(again) {
+		t.Errorf("the same on the same image was built again: %+v %v", again.Steps, err)
+	}
 	serial := boot(t, res.Path, "login:")
-	for _, want := range []string{"KILN-REPORT OpenSSL 3.0", "login:"} {
+	for _, want := range []string{"KILN-REPORT OpenSSL 3.0", "kiln.test=1", "login:"} {
 		if !strings.Contains(serial, want) {
 			t.Errorf("%q is not on the console:\n%s", want, serial)
 		}
 	}
+}
+
+// allCached: every stage but the conversion.
+func allCached(res build.Result) bool {
+	for _, s := range res.Steps {
+		if !s.Cached && s.Name != "convert" {
+			return false
+		}
+	}
+	return len(res.Steps) > 0
 }
 
 // checkTree looks at the image's files without booting it.
@@ -300,53 +332,6 @@ func boot(t *testing.T, path, text string) string {
 	return serial.String()
 }
 
-func TestFailuresNameThePlaceAndLeaveNothing(t *testing.T) {
-	b := builder(t)
-	for name, c := range map[string]struct{ text, code, field string }{
-		"no such package": {"packages: [no-such-package-here]", native.CodePackages, "packages"},
-		"failing script":  {"scripts:\n  - name: ok\n    run: \"true\"\n  - name: bad\n    run: echo the reason; exit 3", native.CodeScript, "scripts[1]"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			dir := t.TempDir()
-			r := parse(t, "name: bad\nfrom: {release: bookworm}\n"+c.text+"\n")
-			_, err := b.Build(t.Context(), build.Request{Recipe: r, Files: files, WorkDir: dir, Output: filepath.Join(dir, "out.qcow2")})
-			var e *errs.Error
-			if !errors.As(err, &e) || e.Code != c.code || e.Where.Field != c.field {
-				t.Error(err)
-			}
-			if left := left(t, dir); len(left) != 0 {
-				t.Errorf("left %v", left)
-			}
-		})
-	}
-}
-
-func TestCancelledBuildLeavesNothing(t *testing.T) {
-	b := builder(t)
-	for _, at := range []string{"bootstrap", "configure", "packages"} {
-		t.Run(at, func(t *testing.T) {
-			t.Parallel()
-			dir := t.TempDir()
-			ctx, cancel := context.WithCancel(t.Context())
-			defer cancel()
-			var once sync.Once
-			_, err := b.Build(ctx, build.Request{Recipe: parse(t, web), Files: files, WorkDir: dir, Output: filepath.Join(dir, "out.qcow2"),
-				Progress: func(step string, _, _ int64, _ string) {
-					if step == at {
-						once.Do(func() { time.AfterFunc(700*time.Millisecond, cancel) })
-					}
-				}})
-			if !errs.Is(err, errs.Cancelled) {
-				t.Error(err)
-			}
-			if left := left(t, dir); len(left) != 0 {
-				t.Errorf("left %v", left)
-			}
-		})
-	}
-}
-
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
@@ -358,7 +343,7 @@ func TestInputStateFollowsTheSignedIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer proxy.Close()
-	b, err := native.New(native.Config{Mirrors: deb.Mirrors{Main: "http://mirror.example.org/debian"}, Proxy: proxy,
+	b, err := native.New(native.Config{Mirrors: deb.Mirrors{Main: "http://mirror.example.org/debian"}, Proxy: proxy, Layers: layer.Config{Dir: t.TempDir()}, Backoff: time.Nanosecond,
 		Client: &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
 			if r.URL.String() != "http://mirror.example.org/debian/dists/bookworm/InRelease" {
 				t.Errorf("asked for %s", r.URL)

@@ -19,6 +19,8 @@ type stage struct {
 	key    string
 	first  bool // it makes the disk; the others find it mounted
 	do     func(*making, context.Context) error
+
+	packages []string // for the log
 }
 
 // InputState is what the image would be made of now, beside the recipe: the digest of the release's signed index or
@@ -119,7 +121,7 @@ func (b *Builder) stages(req build.Request, repo *repository) ([]stage, error) {
 		if s.Kind == recipe.StepPackages || s.Kind == recipe.StepCloudInit {
 			key = keyOf(key, state)
 		}
-		out = append(out, stage{name: s.Name, recipe: s.Recipe, key: key, do: func(m *making, ctx context.Context) error { return m.do(ctx, s) }})
+		out = append(out, stage{name: s.Name, recipe: s.Recipe, key: key, packages: s.Packages, do: func(m *making, ctx context.Context) error { return m.do(ctx, s) }})
 	}
 	key = keyOf(key, "finish", b.cfg.Mirrors)
 	return append(out, stage{name: "finish", key: key, do: (*making).finish}), nil
