@@ -21,6 +21,8 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/deb"
 	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
 	"github.com/kiln-cloud/kiln/pkg/disk"
+	"github.com/kiln-cloud/kiln/pkg/upgrade"
+	"github.com/kiln-cloud/kiln/pkg/upgrade/offline"
 )
 
 // everything is a disk with all that a layout can have, and steps that write into its partitions.
@@ -33,6 +35,7 @@ files:
 scripts:
   - name: clock
     run: date -u -d "@$SOURCE_DATE_EPOCH" >/etc/built; ln /etc/built /etc/built-too
+kernel: {arguments: systemd.show_status=yes}
 disk:
   size: 2GiB
   firmware: both
@@ -41,7 +44,7 @@ disk:
     - {label: swap, size: 32MiB, filesystem: swap}
 `
 
-func lockedBuilder(t *testing.T) *native.Builder {
+func lockedBuilder(t *testing.T) (*native.Builder, *mirror.Proxy) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("needs root, a package mirror, crun and QEMU")
@@ -67,7 +70,7 @@ func lockedBuilder(t *testing.T) *native.Builder {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return b
+	return b, proxy
 }
 
 func digest(t *testing.T, path string) string {
@@ -84,10 +87,10 @@ func digest(t *testing.T, path string) string {
 	return fmt.Sprintf("%x", h.Sum(nil))
 }
 
-// TestLockedBuildIsReproducible builds one locked recipe twice, the second time without any layer, and starts the image
-// with both kinds of firmware.
+// TestLockedBuildIsReproducible builds one locked recipe twice, the second time without any layer. The image is
+// started with both kinds of firmware, and upgraded.
 func TestLockedBuildIsReproducible(t *testing.T) {
-	b := lockedBuilder(t)
+	b, proxy := lockedBuilder(t)
 	r := parse(t, everything)
 	lock, err := b.Lock(t.Context(), build.Request{Recipe: r, WorkDir: t.TempDir(), Log: t.Output()})
 	if err != nil {
@@ -97,35 +100,70 @@ func TestLockedBuildIsReproducible(t *testing.T) {
 		t.Errorf("%d packages are locked", len(lock.Packages))
 	}
 	dir := t.TempDir()
-	var images []string
-	for i := range 2 {
-		out := filepath.Join(dir, fmt.Sprintf("image%d.qcow2", i))
-		var log bytes.Buffer
-		start := time.Now()
-		res, err := b.Build(t.Context(), build.Request{Recipe: r, Files: files, Lock: lock, Fresh: i == 1, WorkDir: dir, Output: out, Log: &log})
-		if err != nil {
-			t.Fatalf("%v\n%s", err, tailOf(log.String()))
-		}
-		t.Logf("build %d took %s: %v", i, time.Since(start).Round(100*time.Millisecond), res.Steps)
-		if len(res.Materials) != len(lock.Packages)+1 {
-			t.Errorf("%d materials of %d packages", len(res.Materials), len(lock.Packages))
-		}
-		images = append(images, out)
-	}
-	if one, two := digest(t, images[0]), digest(t, images[1]); one != two {
-		t.Errorf("two builds of one lock: %s and %s\n%s", one, two, differences(t, images[0], images[1]))
-	}
-	checkLayout(t, images[0])
-	t.Run("boot", func(t *testing.T) {
-		for name, firmware := range map[string][]string{"bios": nil, "uefi": {"-drive", "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE.fd"}} {
-			t.Run(name, func(t *testing.T) {
-				t.Parallel()
-				if said := bootWith(t, images[0], "login:", firmware...); !strings.Contains(said, "login:") {
-					t.Errorf("it does not come up:\n%s", tailOf(said))
-				}
-			})
+	first := buildLocked(t, b, build.Request{Recipe: r, Lock: lock, WorkDir: dir, Output: filepath.Join(dir, "first.qcow2")})
+	checkLayout(t, first)
+	t.Run("again", func(t *testing.T) {
+		t.Parallel()
+		second := buildLocked(t, b, build.Request{Recipe: r, Lock: lock, Fresh: true, WorkDir: dir, Output: filepath.Join(dir, "second.qcow2")})
+		if one, two := digest(t, first), digest(t, second); one != two {
+			t.Errorf("two builds of one lock: %s and %s\n%s", one, two, differences(t, first, second))
 		}
 	})
+	const up = "Mounted srv.mount"
+	for name, firmware := range map[string][]string{"bios": nil, "uefi": {"-drive", "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE.fd"}} {
+		t.Run("boot by "+name, func(t *testing.T) {
+			t.Parallel()
+			if said := bootWith(t, first, up, firmware...); !strings.Contains(said, up) {
+				t.Errorf("it does not come up:\n%s", tailOf(said))
+			}
+		})
+	}
+	t.Run("upgrade", func(t *testing.T) {
+		t.Parallel()
+		upgradeLocked(t, proxy, first, filepath.Join(dir, "upgraded.qcow2"))
+	})
+}
+
+func buildLocked(t *testing.T, b *native.Builder, req build.Request) string {
+	t.Helper()
+	var log bytes.Buffer
+	req.Log = &log
+	start := time.Now()
+	res, err := b.Build(t.Context(), req)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, tailOf(log.String()))
+	}
+	t.Logf("built in %s: %v", time.Since(start).Round(100*time.Millisecond), res.Steps)
+	if len(res.Materials) != len(req.Lock.Packages)+1 {
+		t.Errorf("%d materials of %d packages", len(res.Materials), len(req.Lock.Packages))
+	}
+	return req.Output
+}
+
+// upgradeLocked: an image whose EFI program reads its menu from the root is upgraded like one that boots by BIOS.
+func upgradeLocked(t *testing.T, proxy *mirror.Proxy, image, to string) {
+	t.Helper()
+	mirrors, err := deb.MachineMirrors()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	report, err := offline.New(offline.Config{Proxy: proxy}).Upgrade(t.Context(), upgrade.Request{
+		Original: image, OriginalFormat: disk.Qcow2, WorkDir: t.TempDir(), Output: to, OutputFormat: disk.Qcow2, Log: &log,
+		Suites: []upgrade.Suite{{Mirror: mirrors.Security, Suite: "bookworm-security", Components: []string{"main"}}},
+	})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, tailOf(log.String()))
+	}
+	t.Logf("%d packages upgraded, kernel %s to %s", len(report.Packages), report.KernelFrom, report.KernelTo)
+	if report.Unchanged {
+		return // the archive has no fix that is newer than its point release
+	}
+	for _, path := range strings.Split(differences(t, image, to), "\n") {
+		if !strings.HasPrefix(path, "partition 1 (root): ") {
+			t.Errorf("the upgrade changed %s", path)
+		}
+	}
 }
 
 func tailOf(text string) string { return text[max(0, len(text)-4000):] }
@@ -224,7 +262,7 @@ func checkLayout(t *testing.T, image string) {
 // bootWith starts the image in QEMU without KVM and gives what the serial console said until text came.
 func bootWith(t *testing.T, path, text string, more ...string) string {
 	t.Helper()
-	ctx, stop := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, stop := context.WithTimeout(t.Context(), 9*time.Minute)
 	defer stop()
 	args := append([]string{"-accel", "tcg,thread=multi", "-smp", "2", "-m", "768", "-machine", "q35", "-nographic", "-no-reboot", "-monitor", "none",
 		"-serial", "stdio", "-nic", "none", "-snapshot", "-drive", "if=virtio,format=qcow2,file=" + path}, more...)
