@@ -21,6 +21,9 @@ func (c *Client) CreateTestServer(ctx context.Context, projectID string, n cloud
 	if n.NetworkID != "" {
 		body["networks"] = []map[string]any{{"uuid": n.NetworkID}}
 	}
+	if n.Zone != "" {
+		body["availability_zone"] = n.Zone
+	}
 	if len(n.UserData) > 0 {
 		body["config_drive"], body["user_data"] = true, base64.StdEncoding.EncodeToString(n.UserData)
 	}

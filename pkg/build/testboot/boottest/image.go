@@ -33,9 +33,13 @@ files:
   - path: /etc/boottest
     content: |
       one
+  - path: /etc/default/locale
+    content: |
+      LANG=C.UTF-8
   - path: /etc/odd name\ with "all"
     content: |
       odd
+cloud_init: {datasources: [NoCloud, ConfigDrive]}
 scripts:
   - name: links
     run: |

@@ -29,6 +29,7 @@ type NewServer struct {
 	ImageID   string
 	FlavorID  string
 	NetworkID string // "" for no network
+	Zone      string // availability zone; "" for Nova's default
 	UserData  []byte // by config drive
 	Metadata  map[string]string
 }
@@ -65,6 +66,7 @@ type Config struct {
 	Project  string // id or name; required
 	Flavor   string // id or name; required
 	Network  string // id; "" for servers without a network
+	Zone     string // availability zone, or zone:host; "" for Nova's default
 	Timeouts testboot.Timeouts
 	Poll     time.Duration // between two looks at the server; default 3 s
 	Log      logrus.FieldLogger

@@ -35,7 +35,7 @@ func (s *server) create(ctx context.Context, flavorID string) error {
 	}
 	until := s.cfg.Now().Add(2*s.cfg.Timeouts.Boot + s.plan.TestTime() + 2*cleanTime)
 	s.id, err = s.cfg.Nova.CreateTestServer(ctx, s.project, NewServer{
-		Name: "kiln-test-boot", ImageID: s.test.ImageID, FlavorID: flavorID, NetworkID: s.cfg.Network, UserData: script,
+		Name: "kiln-test-boot", ImageID: s.test.ImageID, FlavorID: flavorID, NetworkID: s.cfg.Network, Zone: s.cfg.Zone, UserData: script,
 		Metadata: map[string]string{KeyBootTest: s.key, KeyUntil: strconv.FormatInt(until.Unix(), 10)},
 	})
 	return err
