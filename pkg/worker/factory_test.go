@@ -12,6 +12,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/build"
 	"github.com/kiln-cloud/kiln/pkg/catalog"
 	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/proof"
 	"github.com/kiln-cloud/kiln/pkg/recipe"
 	"github.com/kiln-cloud/kiln/pkg/worker"
 )
@@ -59,6 +60,13 @@ func factory(t *testing.T, recipes map[string]string) (*shop, *fakeBooter, *fake
 	repo := fstest.MapFS{"tests/web.sh": {Data: []byte("systemctl is-active nginx\n")}}
 	for name, text := range recipes {
 		repo["recipes/"+name+".yaml"] = &fstest.MapFile{Data: []byte("name: " + name + "\n" + text)}
+	}
+	private, _, err := proof.GenerateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.deps.Signer, err = proof.ParseSigner(private); err != nil {
+		t.Fatal(err)
 	}
 	s.deps.Booter, s.deps.Outputs = booter, outputs
 	s.deps.Fetch = func(context.Context, string, string, string) (worker.Checkout, error) {
@@ -114,6 +122,7 @@ func TestBuildIsProvenBeforeItIsShown(t *testing.T) {
 	if got, err := v.ContainerImage(); err != nil || got != ids[1] {
 		t.Errorf("containers start from %s, %v", got, err)
 	}
+	s.checkDocuments(b)
 	if all := s.images(); len(all) != 3 {
 		t.Errorf("Glance has %d images", len(all))
 	}
@@ -202,5 +211,43 @@ func TestBuildsOfOneFamilyAtOnce(t *testing.T) {
 	b, errB := s.db.FindVersion(t.Context(), f.ID, f.Channels[catalog.Candidate])
 	if errA != nil || errB != nil || !strings.HasSuffix(b.Name, ".2") || a.State != catalog.Superseded || b.State != catalog.Published {
 		t.Errorf("versions %+v and %+v, %v %v", a, b, errA, errB)
+	}
+}
+
+// checkDocuments holds the documents of a build against the statement's signature and against Glance.
+func (s *shop) checkDocuments(b build.Build) {
+	s.t.Helper()
+	g, err := s.glance.Image(s.t.Context(), b.ImageID)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	docs, err := s.db.ListDocuments(s.t.Context(), b.ImageID)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	kinds := map[string]string{}
+	for _, d := range docs {
+		kinds[d.Kind] = "sha256:" + d.SHA256
+	}
+	if len(kinds) != 3 || g.Properties[catalog.PropSBOM] != kinds[proof.KindCycloneDX] || g.Properties[catalog.PropProvenance] != kinds[proof.KindProvenance] {
+		s.t.Errorf("documents %v, Glance says %v", kinds, g.Properties)
+	}
+	d, err := s.db.FindDocument(s.t.Context(), b.ImageID, proof.KindProvenance)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	envelope, err := d.Text()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	said, _, err := proof.OpenEnvelope(s.t.Context(), envelope, []proof.Key{s.deps.Signer.Key})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if got := said.Subject[0].Digest["sha512"]; got != g.HashValue {
+		s.t.Errorf("the statement is about %s, Glance has %s", got, g.HashValue)
+	}
+	if in := said.Predicate.BuildDefinition.InternalParameters; in.Version != b.VersionName || in.InputDigest != b.InputDigest {
+		s.t.Errorf("the statement says %+v", in)
 	}
 }

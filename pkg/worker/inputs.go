@@ -13,7 +13,9 @@ import (
 
 // inputs is all that goes into a build.
 type inputs struct {
+	source      build.Source
 	recipe      *recipe.Recipe // resolved
+	digest      string         // of the recipe and of every file that it names
 	checkout    Checkout
 	family      catalog.Family
 	builder     build.Builder
@@ -30,7 +32,7 @@ func (h *buildHandler) inputs(ctx context.Context, r *job.Run, src build.Source,
 	if err != nil {
 		return nil, err
 	}
-	in := &inputs{dir: dir, recipe: found.recipe, checkout: found.checkout}
+	in := &inputs{dir: dir, source: src, recipe: found.recipe, digest: found.digest, checkout: found.checkout}
 	defer func() {
 		if err != nil {
 			in.checkout.Close() //nolint:errcheck // only read; the folder is removed

@@ -16,6 +16,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/event"
 	"github.com/kiln-cloud/kiln/pkg/job"
 	"github.com/kiln-cloud/kiln/pkg/listing"
+	"github.com/kiln-cloud/kiln/pkg/proof"
 	"github.com/kiln-cloud/kiln/pkg/recipe"
 )
 
@@ -41,6 +42,8 @@ type publication struct {
 	facts       *catalog.Facts
 	boot        *build.BootReport
 	artifacts   []catalog.Artifact
+	documents   []proof.Document
+	shown       map[string]string // properties that are set when the image is shown
 	properties  map[string]string
 }
 
@@ -171,7 +174,7 @@ func (p *publisher) send(ctx context.Context, r *job.Run, path string, n catalog
 
 // finish names the version and returns what must be written with the job's end.
 func (p *publisher) finish(ctx context.Context, r *job.Run, g catalog.GlanceImage, pub publication) (catalog.Version, func(context.Context) error, error) {
-	name, err := p.Store.NameVersion(ctx, pub.family.ID, pub.originID, p.Now())
+	name, err := p.name(ctx, &pub)
 	if err != nil {
 		return catalog.Version{}, nil, err
 	}
@@ -187,11 +190,11 @@ func (p *publisher) finish(ctx context.Context, r *job.Run, g catalog.GlanceImag
 		v.Base, v.BaseImageID = string(pub.base.Family)+"/"+pub.base.Name, pub.base.ImageID
 	}
 	v.Artifacts = pub.artifacts
-	if err := p.show(ctx, g.ID, v, pub.publish); err != nil {
+	if err := p.show(ctx, g.ID, v, pub.publish, pub.shown); err != nil {
 		return v, nil, err
 	}
 	for _, a := range pub.artifacts {
-		if err := p.show(ctx, a.ImageID, v, pub.publish); err != nil {
+		if err := p.show(ctx, a.ImageID, v, pub.publish, nil); err != nil {
 			return v, nil, err
 		}
 	}
@@ -204,13 +207,17 @@ func (p *publisher) finish(ctx context.Context, r *job.Run, g catalog.GlanceImag
 		if err := compared.write(ctx, r); err != nil {
 			return err
 		}
+		if err := p.Store.PutDocuments(ctx, g.ID, pub.documents); err != nil {
+			return err
+		}
 		return p.record(ctx, r, v, pub.publish.Channel)
 	}, nil
 }
 
 // show lets those see the image whom the recipe names. It is the last thing that is done in Glance.
-func (p *publisher) show(ctx context.Context, imageID string, v catalog.Version, publish recipe.Publish) error {
+func (p *publisher) show(ctx context.Context, imageID string, v catalog.Version, publish recipe.Publish, properties map[string]string) error {
 	patch := catalog.GlancePatch{Properties: map[string]string{catalog.PropVersion: v.Name}}
+	maps.Copy(patch.Properties, properties)
 	if publish.Visibility != "" {
 		patch.Visibility = &publish.Visibility
 	}
