@@ -46,6 +46,13 @@ unit: ## Tests that need neither root nor services, in under 90 seconds.
 test: ## Every test, with the real services, installing what it needs.
 	tools/run-tests
 
+.PHONY: bench-build
+bench-build: ## Image builders side by side, half an hour; BENCH=floor,kiln,dib,packer,mkosi chooses.
+	@tools/deps all
+	@mkdir -p $(BIN)
+	$(GO) build -o $(BIN)/bench-build ./tests/bench/build
+	$(BIN)/bench-build -bench "$(BENCH)"
+
 .PHONY: lint
 lint: $(LINT) ## Check the code.
 	$(LINT) run ./...

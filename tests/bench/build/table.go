@@ -1,0 +1,76 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"text/tabwriter"
+)
+
+// table prints the rows with their ratios to Kiln's row of the same kind: cold to cold, added to added.
+func table(out io.Writer, rows []row) {
+	at := map[string]row{}
+	for _, r := range rows {
+		at[r.name] = r
+	}
+	fmt.Fprintf(out, "\n%s\n\n", versions())
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "what\twall s\tCPU s\tpeak MB\tlargest MB\timage MB\tkept MB\twall / Kiln\tCPU / Kiln\t")
+	for _, r := range rows {
+		if r.note != "" {
+			fmt.Fprintf(w, "%s\t–\t–\t–\t–\t–\t–\t–\t–\t\n", r.says)
+			continue
+		}
+		wall, cpu := "", ""
+		if k := at[counterpart(r.name)]; k.wall > 0 && k.name != r.name {
+			wall, cpu = fmt.Sprintf("%.2f", r.wall.Seconds()/k.wall.Seconds()), fmt.Sprintf("%.2f", r.cpu.Seconds()/k.cpu.Seconds())
+		}
+		fmt.Fprintf(w, "%s\t%.1f\t%.1f\t%d\t%d\t%d\t%d\t%s\t%s\t\n", r.says, r.wall.Seconds(), r.cpu.Seconds(), r.peak/1e6, r.one/1e6, r.image/1e6, r.kept/1e6, wall, cpu)
+	}
+	w.Flush() //nolint:errcheck // a terminal
+	fmt.Fprintln(out)
+	if cold, add := at["kiln-cold"], at["kiln-add"]; cold.wall > 0 && add.wall > 0 {
+		fmt.Fprintf(out, "Kiln: a package added costs 1/%.1f of cold.", cold.wall.Seconds()/add.wall.Seconds())
+		if f := at["floor"]; f.wall > 0 {
+			fmt.Fprintf(out, " Cold is %.2f times the floor (CPU %.2f).", cold.wall.Seconds()/f.wall.Seconds(), cold.cpu.Seconds()/f.cpu.Seconds())
+		}
+		fmt.Fprintln(out)
+	}
+	for _, r := range rows {
+		if r.note != "" {
+			fmt.Fprintf(out, "%s: %s\n", r.says, r.note)
+		}
+		if r.disk != "" {
+			fmt.Fprintf(out, "%s: %s\n", r.says, r.disk)
+		}
+	}
+}
+
+// counterpart is the row of Kiln that another is held against.
+func counterpart(name string) string {
+	if strings.HasSuffix(name, "-add") {
+		return "kiln-add"
+	}
+	return "kiln-cold"
+}
+
+// versions names what was measured, on what.
+func versions() string {
+	var out []string
+	for _, c := range [][]string{{"mmdebstrap", "--version"}, {"qemu-img", "--version"}, {"packer", "version"}, {"mkosi", "--version"}} {
+		text, err := exec.Command(c[0], c[1:]...).Output() //nolint:gosec,noctx // fixed programs that only print
+		if err == nil {
+			line, _, _ := strings.Cut(string(text), "\n")
+			out = append(out, c[0]+" ("+strings.TrimSpace(line)+")")
+		}
+	}
+	text, err := exec.Command("dpkg-query", "-W", "-f", "diskimage-builder ${Version}", "python3-diskimage-builder").Output() //nolint:noctx // only prints
+	if err == nil {
+		out = append(out, string(text))
+	}
+	load, _ := os.ReadFile("/proc/loadavg")
+	cpus, _ := os.ReadFile("/proc/cpuinfo")
+	return fmt.Sprintf("%d processors, load %.14s, guests of packer under QEMU's TCG\n%s", strings.Count(string(cpus), "processor\t"), load, strings.Join(out, ", "))
+}
