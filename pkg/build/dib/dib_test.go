@@ -21,7 +21,7 @@ import (
 )
 
 // settings name the builder.
-const settings = "builder: {name: diskimage-builder}\n"
+const settings = "builder: {name: diskimage-builder, elements: [contract], settings: {DIB_GRUB_TIMEOUT: \"1\"}}\n"
 
 func TestContract(t *testing.T) {
 	if testing.Short() {
@@ -29,6 +29,8 @@ func TestContract(t *testing.T) {
 	}
 	buildtest.Run(t, buildtest.Harness{
 		Builder: builder(t), Kernel: "cloud-amd64", Settings: settings,
+		Files:  map[string]string{"elements/contract/install.d/50-contract": "#!/bin/sh\nmkdir -p /etc/contract\necho \"$DIB_GRUB_TIMEOUT $http_proxy\" >/etc/contract/element\n"},
+		Tree:   map[string]string{"/etc/contract/element": "1 http://127.0.0.1:3142\n", "/etc/default/grub": "GRUB_TIMEOUT=1\n"},
 		Cancel: "dib-run-parts Running /tmp/in_target.d/install.d/01-package-installs",
 		Kill:   []buildtest.Moment{{Line: "== disk", Program: "sleep"}}, // the disk is on loop devices then
 		Other: func(r build.Request) build.Request {
