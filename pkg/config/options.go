@@ -104,14 +104,26 @@ type Worker struct {
 	LayersDays     int           `opt:"layers_days" default:"14" min:"1" max:"3650" help:"Days after which the result of a build step that nothing used is removed."`
 	StepTime       time.Duration `opt:"step_time" default:"1800" help:"Seconds after which one command of a build step is stopped."`
 	Keyring        string        `opt:"keyring" default:"/usr/share/keyrings/debian-archive-keyring.gpg" help:"Keys that package indexes must be signed with."`
+	SourceKey      string        `opt:"source_ssh_key" help:"Private SSH key that sources are read with; root's SSH agent where left out."`
+	SourceHosts    string        `opt:"source_known_hosts" help:"Host keys that are trusted with it; those of root and of the machine where left out."`
 	LocalSources   bool          `opt:"allow_local_sources" default:"false" help:"Allow file:// sources: every user who may create a source could then read any repository on this host."`
 	Lease          time.Duration `opt:"lease" default:"30" help:"Seconds after which the job of a silent owner is given to another."`
 }
 
-// Build is the section [build]: what proves an image.
+// Build is the section [build]: what proves an image, and where it is booted before anybody sees it.
 type Build struct {
 	SigningKey  string   `opt:"signing_key" help:"PEM file of the private key (Ed25519 or ECDSA P-256) that workers sign statements about images with; without it images have none. kiln-manage proof key makes one."`
 	TrustedKeys []string `opt:"trusted_keys" help:"PEM files of public keys that kiln-api names to those who check images; that of signing_key is added where this host has it."`
+
+	TestBoot    string        `opt:"test_boot" default:"auto" choices:"auto,off,qemu,nova" help:"Where a built image is booted before anybody sees it: qemu (on the worker), nova (as a server in the quarantine project) or off; auto is qemu where qemu-system-x86_64 and genisoimage or xorriso are installed."`
+	Accelerator string        `opt:"accelerator" default:"tcg" choices:"tcg,kvm" help:"How QEMU runs test boots: tcg anywhere, kvm where the host has it."`
+	BootTimeout time.Duration `opt:"boot_timeout" default:"600" help:"Seconds in which a booted image must be up; its tests have timeouts of their own."`
+	BootMemory  int           `opt:"boot_memory" default:"1024" min:"128" max:"65536" help:"RAM of a test boot under QEMU in MiB."`
+	BootCPUs    int           `opt:"boot_cpus" default:"2" min:"1" max:"64" help:"vCPUs of a test boot under QEMU."`
+	Quarantine  string        `opt:"quarantine_project" help:"Project (id or name) in which test_boot = nova starts its servers; Kiln's user needs the admin or member role there."`
+	QuarFlavor  string        `opt:"quarantine_flavor" help:"Flavor (id or name) of these servers."`
+	QuarNetwork string        `opt:"quarantine_network" help:"Network (id) of these servers; none where left out."`
+	QuarZone    string        `opt:"quarantine_zone" help:"Availability zone of these servers; Nova's default where left out."`
 }
 
 // Upgrade is the section [upgrade].

@@ -12,6 +12,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/build"
 	"github.com/kiln-cloud/kiln/pkg/build/layer"
 	"github.com/kiln-cloud/kiln/pkg/build/native"
+	"github.com/kiln-cloud/kiln/pkg/build/output"
 	"github.com/kiln-cloud/kiln/pkg/catalog"
 	"github.com/kiln-cloud/kiln/pkg/catalog/inspect"
 	"github.com/kiln-cloud/kiln/pkg/config"
@@ -87,9 +88,13 @@ func (p *Parts) workerDeps() (worker.Deps, error) {
 	if err != nil {
 		return worker.Deps{}, err
 	}
-	git, hosted := gitsource.Fetcher{AllowLocal: c.LocalSources}, gitsource.Hosted{Store: p.DB, Limits: p.hostedLimits()}
+	booter, err := p.booter()
+	if err != nil {
+		return worker.Deps{}, err
+	}
+	git, hosted := gitsource.Fetcher{AllowLocal: c.LocalSources, SSHKey: c.SourceKey, KnownHosts: c.SourceHosts}, gitsource.Hosted{Store: p.DB, Limits: p.hostedLimits()}
 	return worker.Deps{
-		Store: p.DB, Glance: p.Glance, Builders: builders, Indexes: indexes, Inspect: inspectFile, Manifest: manifestFile, Signer: signer,
+		Store: p.DB, Glance: p.Glance, Builders: builders, Booter: booter, Outputs: output.Maker{}, Indexes: indexes, Inspect: inspectFile, Manifest: manifestFile, Signer: signer,
 		Upgrader: offline.New(offline.Config{Proxy: proxy, Keyring: c.Keyring, Log: p.Log}),
 		Suites:   suites{mirrors, p.Config.Upgrade.Suites},
 		Fetch: func(ctx context.Context, url, ref, dir string) (worker.Checkout, error) {

@@ -56,11 +56,14 @@ type Maker struct {
 
 var _ build.Outputs = Maker{}
 
-// Make implements build.Outputs. Making a docker archive or a system needs root. The same disk gives the same bytes, but for vmdk and
+// Make implements build.Outputs; of r it takes the family and the description, and r may be nil. Making a docker archive or a system needs root. The same disk gives the same bytes, but for vmdk and
 // vhd, into which qemu-img writes numbers of its own. A failure or a cancel leaves nothing in dir.
 func (m Maker) Make(ctx context.Context, from build.Artifact, format, dir string, r *recipe.Recipe, log io.Writer) (out build.Artifact, err error) {
 	if log == nil {
 		log = io.Discard
+	}
+	if r == nil {
+		r = &recipe.Recipe{Name: "image"}
 	}
 	header, err := disk.CheckFile(disk.Image{Path: from.Path, Format: from.Format}, disk.Limits{})
 	if err != nil {

@@ -1,0 +1,36 @@
+package daemon
+
+import (
+	"testing"
+
+	"github.com/kiln-cloud/kiln/pkg/build/testboot"
+	"github.com/kiln-cloud/kiln/pkg/build/testboot/cloud"
+	"github.com/kiln-cloud/kiln/pkg/config"
+	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/log"
+)
+
+func TestWhereImagesAreBooted(t *testing.T) {
+	parts := func(b config.Build) *Parts {
+		p := &Parts{Log: log.Discard()}
+		p.Config.Build, p.Config.Worker.WorkDir = b, t.TempDir()
+		return p
+	}
+	if b, err := parts(config.Build{TestBoot: "off"}).booter(); b != nil || err != nil {
+		t.Errorf("off: %v, %v", b, err)
+	}
+	b, err := parts(config.Build{TestBoot: "nova", Quarantine: "q", QuarFlavor: "f"}).booter()
+	if _, ok := b.(*cloud.Booter); !ok || err != nil {
+		t.Errorf("nova: %T, %v", b, err)
+	}
+	if b, err := parts(config.Build{TestBoot: "nova"}).booter(); b != nil || !errs.Is(err, errs.Invalid) {
+		t.Errorf("nova without a project: %T, %v", b, err)
+	}
+	t.Setenv("PATH", t.TempDir())
+	if b, err := parts(config.Build{TestBoot: "auto"}).booter(); b != nil || err != nil {
+		t.Errorf("auto without QEMU: %T, %v", b, err)
+	}
+	if b, err := parts(config.Build{TestBoot: "qemu"}).booter(); b != nil || !errs.Is(err, errs.NotFound) || errs.CodeOf(err) != testboot.CodeHost {
+		t.Errorf("qemu without QEMU: %T, %v", b, err)
+	}
+}
