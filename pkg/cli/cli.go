@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gophercloud/gophercloud/v2"
 	gopenstack "github.com/gophercloud/gophercloud/v2/openstack"
 	"github.com/spf13/cobra"
 
@@ -49,19 +50,34 @@ func New(out io.Writer) *cobra.Command {
 
 // connect logs in and finds the API in the catalog.
 func (a *app) connect(ctx context.Context) (*client.Client, error) {
-	opts, endpointOpts, err := credentials()
+	provider, endpointOpts, err := a.login(ctx)
 	if err != nil {
 		return nil, err
+	}
+	return a.api(provider, endpointOpts)
+}
+
+// login gets a token from Keystone.
+func (a *app) login(ctx context.Context) (*gophercloud.ProviderClient, gophercloud.EndpointOpts, error) {
+	opts, endpointOpts, err := credentials()
+	if err != nil {
+		return nil, endpointOpts, err
 	}
 	opts.AllowReauth = true
 	bounded, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	provider, err := gopenstack.AuthenticatedClient(bounded, opts)
 	if err != nil {
-		return nil, fmt.Errorf("login at %s failed: %w", opts.IdentityEndpoint, err)
+		return nil, endpointOpts, fmt.Errorf("login at %s failed: %w", opts.IdentityEndpoint, err)
 	}
+	return provider, endpointOpts, nil
+}
+
+// api finds the API in the catalog.
+func (a *app) api(provider *gophercloud.ProviderClient, endpointOpts gophercloud.EndpointOpts) (*client.Client, error) {
 	endpoint := a.endpoint
 	if endpoint == "" {
+		var err error
 		endpointOpts.ApplyDefaults("provisioning")
 		if endpoint, err = provider.EndpointLocator(endpointOpts); err != nil {
 			return nil, errors.New("the catalog has no service of type provisioning: register it with kiln-manage bootstrap, or give --endpoint")

@@ -26,7 +26,7 @@ type kiln struct {
 	parts *daemon.Parts
 }
 
-func start(t *testing.T) kiln {
+func start(t *testing.T, change ...func(*config.Config)) kiln {
 	t.Helper()
 	for _, name := range []string{"OS_CLOUD", "OS_REGION_NAME", "KILN_ENDPOINT", "OS_PROJECT_ID", "OS_TENANT_ID", "OS_TENANT_NAME", "OS_TOKEN", "OS_USERID", "OS_DOMAIN_ID"} {
 		t.Setenv(name, "")
@@ -51,6 +51,9 @@ func start(t *testing.T) kiln {
 	c.Database.Connection = "sqlite:///" + filepath.Join(t.TempDir(), "kiln.sqlite")
 	c.Keystone.AuthURL, c.Keystone.Password = cloud.AuthURL(), "kiln"
 	c.Policy.File = filepath.Join(t.TempDir(), "policy.yaml")
+	for _, f := range change {
+		f(&c)
+	}
 	parts, err := daemon.Open(t.Context(), "kiln-test", c, log.Discard())
 	if err != nil {
 		t.Fatal(err)

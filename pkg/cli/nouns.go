@@ -22,12 +22,14 @@ type noun struct {
 	deletes      bool
 	actions      []action // verbs of their own
 	noShow       bool
+	named        bool // create takes the name as its argument, too
 }
 
 // field is one flag of create.
 type field struct {
 	flag, json, about string
 	list, number      bool
+	truth             bool   // true or left out
 	object            string // the JSON object that the field is in
 }
 
@@ -35,6 +37,7 @@ type field struct {
 type action struct {
 	name, path, about string
 	whole             bool // acts on the whole list
+	still             bool // starts no work
 }
 
 func text(flag, about string) field {
@@ -47,9 +50,12 @@ func amount(flag, json, about string) field {
 
 func nouns() []noun {
 	return []noun{
-		{name: "source", plural: "sources", about: "git repositories of recipes", key: "ID", columns: []string{"id", "name", "url", "state", "commit"},
-			fields: []field{text("name", "name"), text("url", "address of the repository"), text("ref", "branch or tag")}, deletes: true,
-			actions: []action{{name: "sync", path: "sync", about: "read the recipes again"}}},
+		{name: "source", plural: "sources", about: "git repositories of recipes", key: "ID", columns: []string{"id", "name", "url", "state", "interval", "commit"},
+			fields: []field{text("name", "name; or as the argument"), text("url", "address of the repository"), text("ref", "branch or tag"),
+				{flag: "hosted", json: "hosted", about: "Kiln keeps the repository: git push to it", truth: true},
+				text("interval", "how often it is pulled, for example 15m"), text("secret", "for webhooks; made where left out")}, named: true, deletes: true,
+			actions: []action{{name: "sync", path: "sync", about: "read the recipes again"},
+				{name: "secret", path: "secret", about: "give it another secret for webhooks, and show it", still: true}}},
 		{name: "recipe", plural: "recipes", about: "recipes of the sources", key: "ID", columns: []string{"id", "name", "path", "problems"}},
 		{name: "build", plural: "builds", about: "runs of recipes", key: "ID", columns: []string{"id", "recipe", "family", "version", "state", "trigger", "worker", "image_id"},
 			fields: []field{text("source", "name of the source"), text("recipe", "name of the recipe"), text("recipe-id", "or the recipe's id")}},
@@ -115,7 +121,7 @@ func (a *app) noun(n noun) *cobra.Command {
 		cmd.AddCommand(a.versions(), a.setFamily(), a.promote(), a.revoke(), a.unrevoke(), a.retention(),
 			a.pin("pin", "Keep a version from retention"), a.pin("unpin", "Leave a version to retention again"))
 	case "image":
-		cmd.AddCommand(a.lint(), a.pending())
+		cmd.AddCommand(a.lint(), a.pending(), a.documents(), a.sbom(), a.provenance(), a.verify(), a.diff())
 	}
 	return cmd
 }
@@ -157,10 +163,16 @@ func (a *app) showOne(n noun) *cobra.Command {
 
 func (a *app) create(n noun) *cobra.Command {
 	texts, lists, numbers := map[string]*string{}, map[string]*[]string{}, map[string]*int64{}
+	truths := map[string]*bool{}
 	var force bool
 	cmd := &cobra.Command{Use: "create", Short: "Create a " + n.name, Args: cobra.NoArgs}
+	if n.named {
+		cmd.Use, cmd.Args = "create [NAME]", cobra.MaximumNArgs(1)
+	}
 	for _, f := range n.fields {
 		switch {
+		case f.truth:
+			truths[f.flag] = cmd.Flags().Bool(f.flag, false, f.about)
 		case f.list:
 			lists[f.flag] = cmd.Flags().StringArray(f.flag, nil, f.about)
 		case f.number:
@@ -173,13 +185,20 @@ func (a *app) create(n noun) *cobra.Command {
 	if n.name == "build" {
 		cmd.Flags().BoolVar(&force, "force", false, "build even where nothing changed")
 	}
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		body := row{}
+		if len(args) == 1 {
+			body["name"] = args[0]
+		}
 		if force {
 			body["force"] = true
 		}
 		for _, f := range n.fields {
 			if !cmd.Flags().Changed(f.flag) {
+				continue
+			}
+			if f.truth {
+				body[f.json] = *truths[f.flag]
 				continue
 			}
 			if err := f.put(body, texts[f.flag], lists[f.flag], numbers[f.flag]); err != nil {
@@ -248,8 +267,15 @@ func (a *app) post(cmd *cobra.Command, n noun, body row) error {
 	if n.key == "NAME" {
 		key = made["name"]
 	}
+	secret, shown := made["secret"] // no later answer has it
 	if made, err = a.follow(cmd.Context(), c, n.one(fmt.Sprint(key)), made); err != nil {
+		if shown {
+			return fmt.Errorf("%w\nthe %s %v was made; its secret for webhooks is %v", err, n.name, key, secret)
+		}
 		return err
+	}
+	if shown {
+		made["secret"] = secret
 	}
 	return a.show(made)
 }
@@ -293,8 +319,11 @@ func (a *app) act(n noun, act action) *cobra.Command {
 			path = again + "/" + act.path
 		}
 		var r row
-		if err := c.Post(cmd.Context(), path, nil, &r); err != nil {
+		if err := c.Post(cmd.Context(), path, row{}, &r); err != nil {
 			return err
+		}
+		if act.still {
+			return a.show(r)
 		}
 		if r, err = a.follow(cmd.Context(), c, again, r); err != nil {
 			return err

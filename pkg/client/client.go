@@ -25,6 +25,9 @@ const Microversion = "provisioning 1.1"
 // maxAnswer bounds one answer that is read into memory.
 const maxAnswer = 64 << 20
 
+// rawTimeout bounds one call of Raw: what it reads may be some hundred MiB.
+const rawTimeout = 10 * time.Minute
+
 // Client calls one Kiln API. It is safe for many goroutines.
 type Client struct {
 	Endpoint string                                    // without /v1: "http://host:9790"
@@ -91,6 +94,27 @@ func (c *Client) Patch(ctx context.Context, path string, in, out any) error {
 // Delete removes a resource; out may be nil.
 func (c *Client) Delete(ctx context.Context, path string, out any) error {
 	return c.call(ctx, http.MethodDelete, path, nil, out)
+}
+
+// Raw reads an answer that is no JSON of Kiln's, of at most limit bytes, as it was before it was packed for the way.
+func (c *Client) Raw(ctx context.Context, path string, limit int64) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, rawTimeout)
+	defer cancel()
+	req, err := c.request(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", "*/*")
+	resp, err := c.do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close() //nolint:errcheck // only read
+	data, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("%s has more than %d bytes", path, limit)
+	}
+	return data, err
 }
 
 // List reads every page of a list: List[build.Build](ctx, c, "builds", url.Values{"state": {"failed"}}).

@@ -320,7 +320,7 @@ func evidence(t testing.TB, s *proof.Signer) proof.Evidence {
 	texts, properties := made(t, input(t), s)
 	properties[catalog.PropFamily] = "debian-12-web"
 	e := proof.Evidence{
-		ImageID: "i1", Envelope: texts[proof.KindProvenance], Keys: []proof.Key{s.Key}, Image: digests(t, diskText), Documents: texts, Properties: properties,
+		ImageID: "i1", Version: "debian-12-web/20260329.1", Envelope: texts[proof.KindProvenance], Keys: []proof.Key{s.Key}, Image: digests(t, diskText), Documents: texts, Properties: properties,
 		GlanceHash: "sha512:" + digests(t, diskText)["sha512"],
 	}
 	delete(texts, proof.KindProvenance)
@@ -340,7 +340,7 @@ func failed(findings []proof.Finding) []string {
 func TestVerify(t *testing.T) {
 	s, other := signer(t), signer(t)
 	findings, st := proof.Verify(t.Context(), evidence(t, s))
-	if !proof.Holds(findings) || st == nil || len(findings) != 12 {
+	if !proof.Holds(findings) || st == nil || len(findings) != 13 {
 		t.Fatalf("%d findings: %+v", len(findings), findings)
 	}
 	for name, c := range map[string]struct {
@@ -356,6 +356,7 @@ func TestVerify(t *testing.T) {
 		"no property":        {func(e *proof.Evidence) { delete(e.Properties, catalog.PropProvenance) }, "Glance property kiln_provenance"},
 		"another family":     {func(e *proof.Evidence) { e.Properties[catalog.PropFamily] = "x" }, "Glance property kiln_family"},
 		"Glance's bytes":     {func(e *proof.Evidence) { e.GlanceHash = "sha512:00" }, "Glance's sha512"},
+		"another version":    {func(e *proof.Evidence) { e.Version = "debian-12-web/20260328.1" }, "version"},
 		"no envelope":        {func(e *proof.Evidence) { e.Envelope = nil }, "signature"},
 		"another key":        {func(e *proof.Evidence) { e.Keys = []proof.Key{other.Key} }, "signature"},
 		"no key":             {func(e *proof.Evidence) { e.Keys = nil }, "signature"},

@@ -19,6 +19,7 @@ type Finding struct {
 // Evidence is what an image is checked with. What is nil or empty was not to be had, and is found missing.
 type Evidence struct {
 	ImageID    string
+	Version    string // "<family>/<version>" that the image is asked for as; "" where it is asked for by id
 	Envelope   []byte
 	Keys       []Key
 	Image      Digests           // worked out from the bytes
@@ -39,6 +40,10 @@ func Verify(ctx context.Context, e Evidence) ([]Finding, *Statement) {
 	}
 	v := &verification{evidence: e, statement: st}
 	v.say("signature", true, "by key "+short(key.ID)+" ("+key.Type+")")
+	if asked := e.Version; asked != "" {
+		i := st.Predicate.BuildDefinition.InternalParameters
+		v.say("version", i.Family+"/"+i.Version == asked, differs(i.Family+"/"+i.Version, asked))
+	}
 	v.image()
 	v.documents()
 	v.properties()

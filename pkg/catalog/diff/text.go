@@ -25,12 +25,12 @@ func (r *Report) summary() string {
 		}
 	}
 	if len(changes) > 0 {
-		parts = append(parts, plural(len(r.Packages), "package", "packages")+" differ ("+strings.Join(changes, ", ")+")")
+		parts = append(parts, plural(len(r.Packages), "package differs", "packages differ")+" ("+strings.Join(changes, ", ")+")")
 	} else {
 		parts = append(parts, "the same packages")
 	}
 	if n := r.Files.Count(); n > 0 {
-		parts = append(parts, plural(n, "file", "files")+" differ")
+		parts = append(parts, plural(n, "file differs", "files differ"))
 	}
 	if g := r.Sizes["image"]; g.From != g.To {
 		parts = append(parts, "image "+growth(g))
