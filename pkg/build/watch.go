@@ -183,7 +183,7 @@ func (w *Watch) schedule(ctx context.Context, r Recipe) error {
 }
 
 // base fires where the channel that the recipe stands on points to another version than the recipe's newest version
-// was built from. A recipe that was never built is built by those who push it.
+// was built from. A recipe that has no version yet is built by those who push it, and here where that failed.
 func (w *Watch) base(ctx context.Context, r Recipe) error {
 	if !r.Spec.Triggers.Base {
 		return nil
@@ -202,8 +202,13 @@ func (w *Watch) base(ctx context.Context, r Recipe) error {
 		}
 		newest, err := w.newest(ctx, r, func(v catalog.Version) bool { return v.Origin == "build" })
 		name := on.Label()
-		if err != nil || newest == nil || newest.Base == "" || newest.Base == name {
+		if err != nil || newest != nil && (newest.Base == "" || newest.Base == name) {
 			return d, err
+		}
+		if newest == nil { // its first build may have failed because the base was not there yet
+			if failed, err := w.lastFailed(ctx, r.ID); err != nil || !*failed {
+				return d, err
+			}
 		}
 		fresh, err := w.unmarked(ctx, r, ByBase, name)
 		if err != nil || len(fresh) == 0 {

@@ -139,6 +139,20 @@ func TestBaseMoves(t *testing.T) {
 		if got := f.reasons(build.Succeeded); got != "" {
 			t.Errorf("built from it: %q", got)
 		}
+		// The first build of a recipe failed, because its base was not there yet.
+		r := f.commit("c2", "name: mid\nfrom: {family: debian, channel: stable}\n", "name: web\nfrom: {recipe: mid}\ntriggers: {base: true}\n",
+			"name: late\nfrom: {family: debian}\ntriggers: {base: true}\n")["late"]
+		f.rounds()
+		if got := f.reasons(build.Succeeded); got != "" {
+			t.Errorf("never asked for: %q", got)
+		}
+		first, err := f.Triggered(t.Context(), someone, r.ID, build.ByPush, "push")
+		f.ok(err)
+		f.end(first, build.Failed)
+		f.rounds()
+		if got := f.reasons(build.Succeeded); got != "base: base debian moved to 20260301.2" {
+			t.Errorf("its first build failed: %q", got)
+		}
 		f.channel(fam.ID, "20260301.1") // rolled back
 		f.rounds()
 		if got := f.reasons(build.Succeeded); got != "base: base debian moved to 20260301.1" {
