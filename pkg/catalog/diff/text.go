@@ -95,13 +95,22 @@ func (r *Report) sections() []section {
 	return slices.DeleteFunc(all, func(s section) bool { return len(s.lines) == 0 })
 }
 
+// cveLines are the fixes with CVEs; packages of one source, which share everything else, share a line.
 func (r *Report) cveLines() []line {
 	var out []line
+	at := map[string]int{}
 	for _, f := range r.Fixed {
 		if len(f.CVEs) == 0 {
 			continue
 		}
-		out = append(out, line{f.Package, cmp.Or(f.Urgency, "unrated"), f.From + " → " + cmp.Or(f.To, "removed"), strings.Join(f.CVEs, ", ")})
+		rest := line{cmp.Or(f.Urgency, "unrated"), f.From + " → " + cmp.Or(f.To, "removed"), strings.Join(f.CVEs, ", ")}
+		key := strings.Join(rest, "\n")
+		if i, ok := at[key]; ok {
+			out[i][0] += ", " + f.Package
+			continue
+		}
+		at[key] = len(out)
+		out = append(out, append(line{f.Package}, rest...))
 	}
 	return out
 }
