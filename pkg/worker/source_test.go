@@ -28,7 +28,7 @@ func TestAnnouncedChangesAreBuilt(t *testing.T) {
 	s.deps.Fetch = func(context.Context, string, string, string) (worker.Checkout, error) {
 		return worker.Checkout{Commit: commit, Files: fstest.MapFS{"recipes/web.yaml": {Data: []byte(recipe)}}, Close: func() error { return nil }}, nil
 	}
-	now := time.Now()
+	now := time.Now().Add(-time.Hour) // jobs are due by the clock of the worker
 	s.builds.Now = func() time.Time { return now }
 	src, err := s.builds.CreateSource(t.Context(), s.by(), build.NewSource{Name: "main", URL: "https://git.example.org/r", Interval: "15m"})
 	if err != nil {

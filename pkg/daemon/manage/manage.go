@@ -190,11 +190,12 @@ func (t *tool) upgradeCheck() *cobra.Command {
 }
 
 func (t *tool) bootstrap() *cobra.Command {
-	r := keystone.Registration{}
+	r, f := keystone.Registration{}, forges{}
 	cmd := &cobra.Command{Use: "bootstrap", Short: "Register Kiln in Keystone: roles, service user, catalog; safe to repeat",
 		Long: "Register Kiln in Keystone: roles, service user, catalog; safe to repeat.\n\n" +
 			"Logs in as an administrator with OS_AUTH_URL, OS_USERNAME, OS_PASSWORD and OS_PROJECT_NAME. The service user gets the roles service and\n" +
-			"admin in its project, and admin inherited by the projects of its domain: Kiln places servers and publishes images in them.",
+			"admin in its project, and admin inherited by the projects of its domain: Kiln places servers and publishes images in them.\n\n" +
+			"With --gitlab or --jenkins and without --public-url only those are set up, with the source in the project that is logged in to.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, log, err := t.load(needless...)
@@ -218,21 +219,23 @@ func (t *tool) bootstrap() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if f.asked() && r.Public == "" { // Kiln is registered already
+				return f.run(cmd.Context(), t, cloud)
+			}
 			changed, err := keystone.New(cloud).Bootstrap(cmd.Context(), r)
-			for _, c := range changed {
-				t.say("%s", c)
+			t.report(changed, err)
+			if err != nil || !f.asked() {
+				return err
 			}
-			if err == nil && len(changed) == 0 {
-				t.say("nothing to do")
-			}
-			return err
+			return f.run(cmd.Context(), t, cloud)
 		}}
-	f := cmd.Flags()
-	f.StringVar(&r.Public, "public-url", "", "address of the API for users")
-	f.StringVar(&r.Internal, "internal-url", "", "address for other services; public-url where left out")
-	f.StringVar(&r.Admin, "admin-url", "", "address for administrators; public-url where left out")
-	f.StringVar(&r.Region, "region", "RegionOne", "region of the endpoints")
-	f.StringVar(&r.User, "user", "", "service user; [keystone_authtoken] username where left out")
-	f.StringVar(&r.Project, "project", "service", "its project")
+	f.flags(cmd)
+	flags := cmd.Flags()
+	flags.StringVar(&r.Public, "public-url", "", "address of the API for users")
+	flags.StringVar(&r.Internal, "internal-url", "", "address for other services; public-url where left out")
+	flags.StringVar(&r.Admin, "admin-url", "", "address for administrators; public-url where left out")
+	flags.StringVar(&r.Region, "region", "RegionOne", "region of the endpoints")
+	flags.StringVar(&r.User, "user", "", "service user; [keystone_authtoken] username where left out")
+	flags.StringVar(&r.Project, "project", "service", "its project")
 	return cmd
 }
