@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/kiln-cloud/kiln/pkg/catalog"
+	"github.com/kiln-cloud/kiln/pkg/errs"
 )
 
 // version puts a version into the store as a publisher does: the newest is published, the others superseded.
@@ -195,5 +196,28 @@ func TestRetentionOfAFamily(t *testing.T) {
 	a := w.want(http.StatusAccepted, "manager@p", http.MethodPost, path+"/retention?dry_run=true", nil)
 	if a := w.want(http.StatusOK, "reader@p", http.MethodGet, "/v1/jobs/"+a.get(t, "job_id"), nil); a.get(t, "kind") != "family.retention" || a.get(t, "resource") != "families/web" {
 		t.Errorf("%s", a.body)
+	}
+}
+
+// A build that began before its base was revoked does not publish after it.
+func TestWhatIsMadeFromRevokedIsNotPublished(t *testing.T) {
+	w := lineageWorld(t)
+	f, err := w.db.EnsureFamily(t.Context(), "p", "base")
+	w.must(err)
+	made := map[string]catalog.Version{
+		"by base":    {ProjectID: "p", Family: "new", Name: "20260401.1", Base: "base/20260302.1", Origin: "build"},
+		"by image":   {ProjectID: "p", Family: "new", Name: "20260401.1", BaseImageID: "i-base20260302.1", Origin: "build"},
+		"by upgrade": {ProjectID: "p", Family: "base", FamilyID: f.ID, Name: "20260401.1", ParentVersion: "20260302.1", Origin: "upgrade"},
+	}
+	follows := catalog.Version{ProjectID: "p", Family: "base", FamilyID: f.ID, Name: "20260401.1", ParentVersion: "20260302.1", Origin: "build", Base: "release/bookworm"}
+	for _, v := range made {
+		w.must(catalog.MayPublish(t.Context(), w.db, v))
+	}
+	w.want(http.StatusOK, "manager@p", http.MethodPost, bad+"/revoke", map[string]any{"reason": "a hole"})
+	w.must(catalog.MayPublish(t.Context(), w.db, follows))
+	for how, v := range made {
+		if err := catalog.MayPublish(t.Context(), w.db, v); errs.CodeOf(err) != "kiln.version.base_revoked" || !strings.Contains(err.Error(), "a hole") {
+			t.Errorf("%s: %v", how, err)
+		}
 	}
 }

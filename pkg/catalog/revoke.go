@@ -344,3 +344,49 @@ func (s *Service) unrevoke(ctx context.Context, by job.By, p *lineage, with []Ve
 	}
 	return s.restate(ctx, by, touched, &out.JobID)
 }
+
+// MayPublish refuses a version that was made from one that is revoked by now: errs.Conflict
+// "kiln.version.base_revoked". Ask in the transaction that adds the version: it waits for a revocation under way, and
+// one that comes later finds the new version among the descendants.
+func MayPublish(ctx context.Context, s Store, v Version) error {
+	for _, find := range []func() (Version, error){
+		func() (Version, error) {
+			family, name, ok := strings.Cut(v.Base, "/")
+			if !ok {
+				return Version{}, nil
+			}
+			f, err := s.FindFamily(ctx, v.ProjectID, FamilyName(family))
+			if err != nil {
+				return Version{}, err
+			}
+			if err := s.LockFamily(ctx, f.ID); err != nil {
+				return Version{}, err
+			}
+			return s.FindVersion(ctx, f.ID, name)
+		},
+		func() (Version, error) {
+			if v.BaseImageID == "" {
+				return Version{}, nil
+			}
+			return s.VersionByImage(ctx, v.BaseImageID)
+		},
+		func() (Version, error) {
+			if v.Origin != "upgrade" || v.ParentVersion == "" {
+				return Version{}, nil
+			}
+			return s.FindVersion(ctx, v.FamilyID, v.ParentVersion)
+		},
+	} {
+		from, err := find()
+		if errs.Is(err, errs.NotFound) {
+			continue // a release, or an image that is no version
+		}
+		if err != nil {
+			return err
+		}
+		if from.State == Revoked {
+			return errs.New(errs.Conflict, "kiln.version.base_revoked", "%s, which this was made from, was revoked meanwhile%s", from.Label(), colon(from.Note))
+		}
+	}
+	return nil
+}
