@@ -2,6 +2,7 @@ package testboot
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 )
@@ -23,8 +24,14 @@ var failures = []struct {
 	{regexp.MustCompile(`BUG: unable to handle|Unable to mount root fs`), "the kernel failed"},
 }
 
+// hints are pieces of which each failure has one: most lines have none, and a guest can write very many.
+var hints = []string{"panic", "mode", "maintenance", "locked", "initramfs", "Dropping", "Gave up", "dracut", "No init", "grub", "bootable", "UEFI", "BUG:", "root fs"}
+
 // failure names what a line says; "" for an ordinary line.
 func failure(line string) string {
+	if !slices.ContainsFunc(hints, func(h string) bool { return strings.Contains(line, h) }) {
+		return ""
+	}
 	line = strings.TrimSpace(line)
 	for _, f := range failures {
 		if f.pattern.MatchString(line) {
@@ -44,8 +51,13 @@ var lineEnds = regexp.MustCompile("\r+\n")
 
 // printable drops what could act on a terminal or a log: an image's output is hostile.
 func printable(s string) string {
-	s = strings.ToValidUTF8(escapes.ReplaceAllString(s, ""), "")
-	s = lineEnds.ReplaceAllString(s, "\n")
+	if strings.Contains(s, "\x1b") {
+		s = escapes.ReplaceAllString(s, "")
+	}
+	if strings.Contains(s, "\r\n") {
+		s = lineEnds.ReplaceAllString(s, "\n")
+	}
+	s = strings.ToValidUTF8(s, "")
 	return strings.Map(func(r rune) rune {
 		switch {
 		case r == '\n' || r == '\t' || unicode.IsPrint(r):

@@ -32,6 +32,9 @@ func newFrames(nonce string) *frames {
 // take reads the frames of one console line. It says whether there were any (also broken ones: the line is none for
 // people), and the kind and index of those that became complete.
 func (f *frames) take(line string) (seen bool, complete []string) {
+	if !strings.Contains(line, "@kiln:") {
+		return false, nil
+	}
 	for _, m := range frameLine.FindAllStringSubmatch(line, -1) {
 		if m[1] != f.nonce {
 			continue

@@ -138,7 +138,7 @@ func (w *Watch) judge(text string) {
 			w.decide()
 		}
 	}
-	if !w.login && login.MatchString(text) {
+	if !w.login && strings.Contains(text, "login:") && login.MatchString(text) {
 		w.login = true
 		if !w.plan.CloudInit {
 			w.up = time.Since(w.start)
@@ -318,19 +318,36 @@ func (w *Watch) broken(what string) error {
 	return errs.New(errs.Invalid, CodeBoot, "The image does not boot: %s after %s. %s", what, time.Since(w.start).Round(100*time.Millisecond), text)
 }
 
-// telling are the last lines, from a little before the failure's where it is among them.
+// telling are the lines around the failure where one is among them, else the last ones.
 func telling(lines []string) string {
 	from := max(0, len(lines)-toldLines)
 	for i, l := range lines {
-		if failure(l) != "" {
-			from = min(from, max(0, i-4))
-			lines = lines[:min(len(lines), from+2*toldLines)]
-			break
+		if failure(l) == "" {
+			continue
 		}
+		const before = 4
+		from = max(0, i-before)
+		for size(lines[from:i]) > toldBytes/2 {
+			from++
+		}
+		return cut(strings.Join(lines[from:min(len(lines), i+2*toldLines)], "\n"))
 	}
-	text := strings.Join(lines[min(from, len(lines)):], "\n")
+	for size(lines[from:]) > toldBytes {
+		from++
+	}
+	return strings.Join(lines[from:], "\n")
+}
+
+func size(lines []string) (n int) {
+	for _, l := range lines {
+		n += len(l) + 1
+	}
+	return n
+}
+
+func cut(text string) string {
 	if len(text) > toldBytes {
-		text = strings.ToValidUTF8(text[:toldBytes], "") + "…"
+		return strings.ToValidUTF8(text[:toldBytes], "") + "…"
 	}
 	return text
 }
