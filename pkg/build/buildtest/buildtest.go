@@ -236,7 +236,7 @@ func (h Harness) facts(t *testing.T, res build.Result) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // only read
 	info, err := f.Stat()
 	if err != nil {
 		t.Fatal(err)

@@ -23,7 +23,7 @@ func openTree(t *testing.T, path string) *ext4.FS {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { f.Close() })
+	t.Cleanup(func() { f.Close() }) //nolint:errcheck // only read
 	info, err := f.Stat()
 	if err != nil {
 		t.Fatal(err)

@@ -110,11 +110,7 @@ func (b *Builder) inputs(ctx context.Context, r *recipe.Recipe) (state string, m
 	if err != nil {
 		return "", nil, err
 	}
-	state = formatVersion + " " + tool + " " + r.From.Release
-	for _, m := range materials {
-		state += " " + m.Digest
-	}
-	return state, materials, nil
+	return steps.State(materials, formatVersion, tool, r.From.Release), materials, nil
 }
 
 // Names of the builder's own steps.
@@ -158,7 +154,7 @@ func check(r *recipe.Recipe) error {
 		return refuse("disk.partitions", "The builder diskimage-builder lays partitions by elements; give them as DIB_BLOCK_DEVICE_CONFIG in builder.settings.")
 	}
 	for _, name := range r.Builder.Elements {
-		if !elementName.MatchString(name) || name == ownElement {
+		if !elementName.MatchString(name) || name == ownElement || name == ownSystem {
 			return refuse("builder.elements", "%q is not the name of an element", name)
 		}
 	}

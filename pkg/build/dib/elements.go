@@ -61,16 +61,28 @@ func (m *making) layElements() error {
 	return m.known()
 }
 
-// kernel puts a copy of debian-minimal with the recipe's kernel in front of Debian's own.
-func (m *making) kernel() error {
+// ownSystem is the copy of debian-minimal with another kernel. It needs a name of its own: of elements of one name
+// diskimage-builder installs the packages of all.
+const ownSystem = "kiln-debian-minimal"
+
+// system is the element that the image begins with.
+func (m *making) system() string {
 	if m.recipe.Kernel.Package == fullKernel {
+		return "debian-minimal"
+	}
+	return ownSystem
+}
+
+// kernel makes ownSystem.
+func (m *making) kernel() error {
+	if m.system() != ownSystem {
 		return nil
 	}
 	home, err := elementsHome()
 	if err != nil {
 		return err
 	}
-	to := m.at("elements/debian-minimal")
+	to := m.at("elements/" + ownSystem)
 	if err := os.CopyFS(to, os.DirFS(filepath.Join(home, "debian-minimal"))); err != nil {
 		return err
 	}
@@ -83,7 +95,16 @@ func (m *making) kernel() error {
 	if text == string(raw) {
 		return errors.New("it does not name its kernel as it used to")
 	}
-	return os.WriteFile(list, []byte(text), 0o644)
+	// So that an element which asks for debian-minimal does not bring it as well.
+	provides := filepath.Join(to, "element-provides")
+	raw, err = os.ReadFile(provides)
+	if err == nil {
+		err = os.WriteFile(provides, append(raw, "\ndebian-minimal\n"...), 0o644) //nolint:gosec // as below
+	}
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(list, []byte(text), 0o644) //nolint:gosec // below the build's own work folder
 }
 
 // elementsHome is where diskimage-builder keeps its own elements, by the place of its module.

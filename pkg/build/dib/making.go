@@ -134,7 +134,7 @@ func (m *making) create(ctx context.Context) error {
 
 func (m *making) command() []string {
 	device := "vm" // brings block-device-mbr
-	args := []string{"disk-image-create", "-n", "-a", "amd64", "-t", disk.Raw, "-o", pen.Work + "/image", "debian-minimal"}
+	args := []string{"disk-image-create", "-n", "-a", "amd64", "-t", disk.Raw, "-o", pen.Work + "/image", m.system()}
 	if f := m.recipe.Disk.Firmware; f == "uefi" || f == "both" {
 		args = append(args, "block-device-efi")
 	}

@@ -149,11 +149,7 @@ func (b *Builder) inputs(ctx context.Context, req build.Request) (state string, 
 	if err != nil {
 		return "", nil, err
 	}
-	state = formatVersion + " " + tool + " " + req.Base.Digest
-	for _, m := range materials {
-		state += " " + m.Digest
-	}
-	return state, append(materials, build.Material{URI: "kiln:" + string(req.Base.Family) + "/" + req.Base.Version, Digest: req.Base.Digest}), nil
+	return steps.State(materials, formatVersion, tool, req.Base.Digest), append(materials, build.Material{URI: "kiln:" + string(req.Base.Family) + "/" + req.Base.Version, Digest: req.Base.Digest}), nil
 }
 
 // Names of the builder's own steps.

@@ -113,20 +113,12 @@ func image(t *testing.T) *build.Base {
 func makeBase(t *testing.T, path string) {
 	t.Helper()
 	mirrors, proxy := mirrorsOf(t)
-	dir, err := os.MkdirTemp(filepath.Dir(path), "base-*")
+	b, err := native.New(native.Config{Mirrors: mirrors, Proxy: proxy, Layers: layer.Config{Dir: filepath.Join(t.TempDir(), "layers")}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer os.RemoveAll(dir)
-	b, err := native.New(native.Config{Mirrors: mirrors, Proxy: proxy, Layers: layer.Config{Dir: filepath.Join(dir, "layers")}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	made := filepath.Join(dir, "base.qcow2")
-	if _, err := b.Build(t.Context(), build.Request{Recipe: buildtest.Parse(t, baseRecipe, nil), WorkDir: dir, Output: made}); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(made, path); err != nil {
+	// The output appears under its name when it is whole.
+	if _, err := b.Build(t.Context(), build.Request{Recipe: buildtest.Parse(t, baseRecipe, nil), WorkDir: t.TempDir(), Output: path}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -159,7 +159,7 @@ cloud-init clean --logs >/dev/null
 rm -rf /var/lib/cloud/* /var/log/cloud-init*.log /run/cloud-init
 rm -f /etc/network/interfaces.d/50-cloud-init /etc/netplan/50-cloud-init.yaml /etc/systemd/network/10-cloud-init-*.network /etc/systemd/network/10-cloud-init-*.link
 rm -f /var/lib/dhcp/*.leases /root/.bash_history
-rm -rf ` + guestSteps + ` /tmp/* /var/lib/systemd/timesync/*
+rm -rf ` + guestSteps + ` /tmp/* /var/tmp/* /var/lib/systemd/timesync/*
 systemctl stop systemd-journald.socket systemd-journald-dev-log.socket systemd-journald-audit.socket systemd-journald.service 2>/dev/null || true
 rm -rf /var/log/journal/* /var/log/wtmp /var/log/lastlog /var/log/btmp
 rm -f /var/lib/systemd/random-seed /etc/ssh/ssh_host_*_key*

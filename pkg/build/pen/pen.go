@@ -129,8 +129,7 @@ func Run(ctx context.Context, spec Spec) error {
 	case killed:
 		return errs.New(errs.Invalid, CodeMemory, "%s used more than %d MiB of memory.%s", spec.Args[0], spec.Limits.MemoryBytes>>20, last.text())
 	}
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		return errs.New(errs.Invalid, CodeExit, "%s ended with %s.%s", spec.Args[0], exit, last.text())
 	}
 	return errs.Wrap(err, errs.Internal, CodeStart, "%s cannot be run.", spec.Args[0])

@@ -72,3 +72,11 @@ func ToolVersion(ctx context.Context, name string) (string, error) {
 	}
 	return strings.TrimSpace(string(out)), nil
 }
+
+// State is the words and the materials' digests as one word for InputState.
+func State(materials []build.Material, words ...string) string {
+	for _, m := range materials {
+		words = append(words, m.Digest)
+	}
+	return strings.Join(words, " ")
+}
