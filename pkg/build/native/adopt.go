@@ -6,9 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"slices"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/errs"
@@ -23,6 +22,9 @@ func (m *making) adopt(ctx context.Context) error {
 		return errs.Wrap(err, errs.KindOf(err), CodeBase, "The image of %s %s cannot be built on.", b.Family, b.Version).
 			At(errs.Where{File: m.recipe.Path, Field: "from.family"})
 	}
+	if err := m.keepsLayout(); err != nil {
+		return err
+	}
 	if err := disk.Convert(ctx, disk.Image{Path: b.Path, Format: b.Format}, disk.Image{Path: m.rawPath(), Format: disk.Raw}, nil); err != nil {
 		return fault(err)
 	}
@@ -30,13 +32,13 @@ func (m *making) adopt(ctx context.Context) error {
 	if err != nil {
 		return fault(err)
 	}
-	if err := m.mount(ctx, journaled); err != nil {
-		return fault(err)
-	}
 	if grown {
-		if err := m.growFilesystem(); err != nil {
+		if err := m.growFilesystem(ctx); err != nil {
 			return fault(err)
 		}
+	}
+	if err := m.mount(ctx, journaled); err != nil {
+		return fault(err)
 	}
 	if m.recipe.Kernel.Package != recipe.DefaultKernel {
 		if err := m.packages(ctx, []string{m.recipe.Kernel.Package}); err != nil {
@@ -117,23 +119,16 @@ func growTable(f *os.File, size, want int64, parts []disk.Partition, root disk.P
 	return root, disk.WriteGPT(f, want, guid, parts)
 }
 
-// resizeExt4 is EXT4_IOC_RESIZE_FS of the kernel's ext4.h: _IOW('f', 16, __u64).
-const resizeExt4 = 0x40086610
-
-// growFilesystem gives a mounted root all of its partition.
-func (m *making) growFilesystem() error {
-	dir, err := os.Open(m.root.HostPath())
-	if err != nil {
-		return err
+// growFilesystem gives the root all of its partition. The file is worked on, not the mounted system: growing that one
+// takes a capability that many containers lack.
+func (m *making) growFilesystem(ctx context.Context) error {
+	place := fmt.Sprintf("%s?offset=%d", m.rawPath(), m.note.Root.Start)
+	var exit *exec.ExitError
+	if err := m.host(ctx, "e2fsck", "-f", "-p", place); err != nil && (!errors.As(err, &exit) || exit.ExitCode() > 1) { // 1: it mended something
+		return errs.Wrap(err, errs.Invalid, CodeBase, "Its file system is damaged.")
 	}
-	defer dir.Close() //nolint:errcheck // a folder
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
-		return err
-	}
-	blocks := uint64(m.note.Root.Length / st.Bsize)
-	if err := ioctl(dir, resizeExt4, &blocks); err != nil {
-		return fmt.Errorf("the file system cannot grow: %w", err)
+	if err := m.host(ctx, "resize2fs", place, fmt.Sprintf("%dk", m.note.Root.Length/1024)); err != nil {
+		return errs.Wrap(err, errs.Internal, CodeBase, "Its file system cannot grow.")
 	}
 	return nil
 }

@@ -112,6 +112,20 @@ func (m *making) layout(ctx context.Context) error {
 	return m.mount(ctx, working)
 }
 
+// keepsLayout refuses what would need another disk than that of the image below.
+func (m *making) keepsLayout() error {
+	refuse := func(field, what string) error {
+		return errs.New(errs.Invalid, CodeBase, "The image of %s %s keeps its disk: %s.", m.req.Base.Family, m.req.Base.Version, what).At(errs.Where{File: m.recipe.Path, Field: field})
+	}
+	if len(m.recipe.Disk.Partitions) > 0 {
+		return refuse("disk.partitions", "no partitions can be added to it")
+	}
+	if f := m.req.Base.Facts; f != nil && withEFI(m.recipe) && f.Firmware != m.recipe.Disk.Firmware && f.Firmware != "both" {
+		return refuse("disk.firmware", "it boots by "+f.Firmware+" and not by "+m.recipe.Disk.Firmware)
+	}
+	return nil
+}
+
 // minRoot is the least that a root can be, in bytes.
 const minRoot = 64 << 20
 

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,10 +19,12 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/build/layer"
 	"github.com/kiln-cloud/kiln/pkg/build/native"
 	"github.com/kiln-cloud/kiln/pkg/build/repro"
+	"github.com/kiln-cloud/kiln/pkg/catalog"
 	"github.com/kiln-cloud/kiln/pkg/catalog/inspect"
 	"github.com/kiln-cloud/kiln/pkg/deb"
 	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
 	"github.com/kiln-cloud/kiln/pkg/disk"
+	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
 	"github.com/kiln-cloud/kiln/pkg/upgrade/offline"
 )
@@ -109,7 +113,7 @@ func TestLockedBuildIsReproducible(t *testing.T) {
 			t.Errorf("two builds of one lock: %s and %s\n%s", one, two, differences(t, first, second))
 		}
 	})
-	const up = "Mounted srv.mount"
+	const up = "Mounted \x1b[0;1;39msrv.mount" // systemd writes names in bold
 	for name, firmware := range map[string][]string{"bios": nil, "uefi": {"-drive", "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE.fd"}} {
 		t.Run("boot by "+name, func(t *testing.T) {
 			t.Parallel()
@@ -118,10 +122,68 @@ func TestLockedBuildIsReproducible(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a lock that is older than its recipe", func(t *testing.T) {
+		t.Parallel()
+		more := parse(t, strings.Replace(everything, "[netbase]", "[netbase, nginx]", 1))
+		_, err := b.Build(t.Context(), build.Request{Recipe: more, Lock: lock, WorkDir: t.TempDir(), Output: filepath.Join(t.TempDir(), "x")})
+		var e *errs.Error
+		if !errors.As(err, &e) || e.Code != native.CodeLock || e.Where.File != "recipes/tls.lock" {
+			t.Errorf("%v", err)
+		}
+	})
 	t.Run("upgrade", func(t *testing.T) {
 		t.Parallel()
 		upgradeLocked(t, proxy, first, filepath.Join(dir, "upgraded.qcow2"))
 	})
+}
+
+// TestLockedStateIsTheLocks: nothing is asked, and a lock of another release is refused.
+func TestLockedStateIsTheLocks(t *testing.T) {
+	proxy, err := mirror.New(mirror.Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer proxy.Close()
+	b, err := native.New(native.Config{Mirrors: deb.Mirrors{Main: "http://mirror.example.org/debian"}, Proxy: proxy, Layers: layer.Config{Dir: t.TempDir()},
+		Client: &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+			t.Errorf("asked for %s", r.URL)
+			return nil, io.EOF
+		})}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock := &deb.Lock{Release: "bookworm", Architecture: "amd64", Time: time.Unix(1e9, 0), Packages: []deb.LockedPackage{{Name: "a"}}}
+	req := build.Request{Recipe: parse(t, everything), Lock: lock}
+	one, err := b.InputState(t.Context(), req)
+	if err != nil || !strings.Contains(one, lock.Digest()) {
+		t.Errorf("state %q, %v", one, err)
+	}
+	lock.Packages[0].Version = "2"
+	if two, err := b.InputState(t.Context(), req); err != nil || two == one {
+		t.Errorf("another lock, the same state %q, %v", two, err)
+	}
+	lock.Release = "trixie"
+	if _, err := b.InputState(t.Context(), req); errs.CodeOf(err) != native.CodeLock {
+		t.Errorf("a lock of another release: %v", err)
+	}
+	onFamily := parse(t, "name: top\nfrom: {family: debian-12}\n")
+	if _, err := b.Lock(t.Context(), build.Request{Recipe: onFamily, WorkDir: t.TempDir()}); errs.CodeOf(err) != native.CodeLock {
+		t.Errorf("a lock of a recipe on a family: %v", err)
+	}
+}
+
+// TestABaseKeepsItsDisk: what would need another layout than that of the image below is refused before it is read.
+func TestABaseKeepsItsDisk(t *testing.T) {
+	b, _ := lockedBuilder(t)
+	for field, text := range map[string]string{"disk.partitions": "partitions: [{label: srv, size: 64MiB, mount: /srv}]", "disk.firmware": "firmware: uefi"} {
+		r := parse(t, "name: top\nfrom: {family: debian-12}\ndisk: {"+text+"}\n")
+		base := &build.Base{Path: "/nonexistent", Format: disk.Raw, Digest: "sha512:x", Family: "debian-12", Version: "1", Facts: &catalog.Facts{Firmware: "bios"}}
+		_, err := b.Build(t.Context(), build.Request{Recipe: r, Base: base, WorkDir: t.TempDir(), Output: filepath.Join(t.TempDir(), "x")})
+		var e *errs.Error
+		if !errors.As(err, &e) || e.Code != native.CodeBase || e.Where.Field != field {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
 }
 
 func buildLocked(t *testing.T, b *native.Builder, req build.Request) string {

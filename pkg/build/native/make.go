@@ -115,7 +115,7 @@ func (m *making) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if !m.req.Epoch.IsZero() {
+	if !m.req.Epoch.IsZero() && m.req.Base == nil {
 		return m.step(ctx, "assemble", m.assemble)
 	}
 	return nil

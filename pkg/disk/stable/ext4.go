@@ -44,7 +44,7 @@ type Ext4 struct {
 	Log            io.Writer // what the tools say; nil: nowhere
 }
 
-// Write makes the file system and copies tree into it: owners, modes, times in whole seconds, links, devices and
+// Write makes the file system and copies tree into it: owners, modes, times of files in whole seconds, links, devices and
 // extended attributes. Sockets are left out: nobody listens to them. dir is a folder for what the tools are told.
 // tree must not change meanwhile. errs.Invalid CodeName names a file that cannot be copied; errs.TooLarge
 // disk.CodeFull says that the tree does not fit.
@@ -235,7 +235,8 @@ func (w *writer) attributes(name string, info fs.FileInfo, st *syscall.Stat_t, m
 	if st.Gid != 0 {
 		set("gid", strconv.FormatUint(uint64(st.Gid), 10))
 	}
-	if t := max(info.ModTime().Unix(), 0); t < w.Epoch.Unix() {
+	// A folder's time says when something was last put into it: with packages unpacked side by side, chance.
+	if t := max(info.ModTime().Unix(), 0); t < w.Epoch.Unix() && !info.IsDir() {
 		set("mtime", "@"+strconv.FormatInt(t, 10))
 	}
 }
