@@ -18,7 +18,7 @@ type Schedule interface {
 // so no time zone may be given, and no interval since the start of a program (@every), because there are several.
 func (t Triggers) Cron() (Schedule, error) {
 	text := strings.TrimSpace(t.Schedule)
-	if strings.Contains(text, "TZ=") || strings.HasPrefix(text, "@every") || strings.HasPrefix(text, "@reboot") {
+	if len(text) > 200 || strings.Contains(text, "TZ=") || strings.HasPrefix(text, "@every") || strings.HasPrefix(text, "@reboot") {
 		return nil, fmt.Errorf("%q: write minute, hour, day, month and weekday in UTC, for example \"0 3 * * 1\"", t.Schedule)
 	}
 	s, err := cron.ParseStandard(text)
