@@ -3,6 +3,7 @@ package catalog
 import (
 	"context"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/kiln-cloud/kiln/pkg/errs"
@@ -157,11 +158,11 @@ func (s *Service) earlier(ctx context.Context, f Family, out *RolledBack) error 
 		return err
 	}
 	past := trail(moves)
-	for i := len(past) - 1; i >= 0; i-- {
-		if past[i] == out.From {
+	for _, name := range slices.Backward(past) {
+		if name == out.From {
 			continue
 		}
-		v, err := s.Store.FindVersion(ctx, f.ID, past[i])
+		v, err := s.Store.FindVersion(ctx, f.ID, name)
 		if err != nil {
 			return err
 		}

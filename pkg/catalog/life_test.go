@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -42,7 +43,7 @@ func TestNewerNamesAreGreater(t *testing.T) {
 func TestVisible(t *testing.T) {
 	states := []catalog.VersionState{catalog.Published, catalog.Superseded, catalog.Superseded, catalog.Revoked, catalog.Deleting, catalog.Deleted}
 	for seed := range uint64(3000) {
-		r := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a test's cases
+		r := rand.New(rand.NewPCG(seed, 1))
 		var versions []catalog.Version
 		for n := range 1 + r.IntN(12) {
 			name := fmt.Sprintf("2026030%d.%d", 1+r.IntN(3), n+1)
@@ -81,7 +82,7 @@ func TestRetentionCounts(t *testing.T) {
 	now := time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
 	var versions []catalog.Version
 	for n := range 8 {
-		versions = append(versions, catalog.Version{ID: fmt.Sprint(n), Family: "web", Name: fmt.Sprintf("202605%02d.1", n+1), State: catalog.Superseded, CreatedAt: now.AddDate(0, 0, n-31)})
+		versions = append(versions, catalog.Version{ID: strconv.Itoa(n), Family: "web", Name: fmt.Sprintf("202605%02d.1", n+1), State: catalog.Superseded, CreatedAt: now.AddDate(0, 0, n-31)})
 	}
 	versions[7].State, versions[6].State, versions[0].State = catalog.Published, catalog.Revoked, catalog.Deleted
 	kept := func(f catalog.Family, project []catalog.Version, count, days int) string {

@@ -17,11 +17,11 @@ import (
 )
 
 func familyPath(name string, rest ...string) string {
-	path := "/v1/families/" + url.PathEscape(name)
+	parts := []string{"/v1/families", url.PathEscape(name)}
 	for _, r := range rest {
-		path += "/" + url.PathEscape(r)
+		parts = append(parts, url.PathEscape(r))
 	}
-	return path
+	return strings.Join(parts, "/")
 }
 
 // channel has the verbs of channels, which have no list of their own: a family shows them.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -98,9 +99,7 @@ func (l *life) must(err error) {
 func (l *life) image(name string, properties map[string]string) string {
 	l.t.Helper()
 	props := map[string]string{catalog.PropOrigin: "build"}
-	for k, v := range properties {
-		props[k] = v
-	}
+	maps.Copy(props, properties)
 	g, err := l.glance.CreateImage(l.t.Context(), catalog.NewGlanceImage{
 		ID: uuid.NewString(), Name: "kiln-life-" + name, DiskFormat: "raw", ContainerFormat: "bare", Visibility: "public", Properties: props,
 	})
