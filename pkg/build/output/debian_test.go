@@ -105,7 +105,7 @@ func TestDebianRunsInDocker(t *testing.T) {
 // machine's folders; it ends with the test, or with this process.
 func dockerd(t *testing.T) func(args ...string) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "kd") // short: a socket's path may have 107 characters
+	dir, err := os.MkdirTemp("", "kd") //nolint:usetesting // short: a socket's path may have 107 characters
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -102,10 +102,10 @@ func (l *layer) seen(e *entry) string {
 	if e.kind() == unix.S_IFDIR || e.stat.Nlink < 2 {
 		return ""
 	}
-	key := inode{uint64(e.stat.Dev), e.stat.Ino}
+	key := inode{e.stat.Dev, e.stat.Ino}
 	have := l.links[key]
 	if have == nil {
-		l.links[key] = &linked{path: e.path, left: uint64(e.stat.Nlink) - 1}
+		l.links[key] = &linked{path: e.path, left: uint64(e.stat.Nlink) - 1} //nolint:unconvert // 32 bits on arm64
 		return ""
 	}
 	if have.left--; have.left == 0 {

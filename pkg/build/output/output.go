@@ -113,7 +113,3 @@ func (j *job) family() string {
 	}
 	return j.recipe.Name
 }
-
-func (j *job) treeError(format string, args ...any) error {
-	return errs.New(errs.Invalid, CodeTree, format, args...)
-}

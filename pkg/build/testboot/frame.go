@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -64,10 +65,8 @@ func (f *frames) add(key string, part, parts int, data string) bool {
 		f.parts[key] = have
 	}
 	have[part-1] = "=" + data // an empty part is one that is there
-	for _, p := range have {
-		if p == "" {
-			return false
-		}
+	if slices.Contains(have, "") {
+		return false
 	}
 	var text strings.Builder
 	for _, p := range have {

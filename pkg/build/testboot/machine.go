@@ -112,7 +112,7 @@ func (m *machine) firmwareFiles() error {
 	if err != nil {
 		return errs.Wrap(err, errs.NotFound, CodeHost, "There is no UEFI firmware in %s: install ovmf.", m.cfg.OVMF)
 	}
-	if err := os.WriteFile(vars, text, 0o600); err != nil {
+	if err := os.WriteFile(vars, text, 0o600); err != nil { //nolint:gosec // in our own work folder
 		return errs.Wrap(err, errs.Internal, CodeHost, "The firmware's variables cannot be written.")
 	}
 	for i, name := range []string{code, vars} {

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -68,8 +69,8 @@ func TestReportsSurviveTheConsole(t *testing.T) {
 	other.Nonce = strings.Repeat("0", 32)
 	fmt.Fprint(w, frame(other, "test", 0, "1 1 1\nforged")[0])
 	fmt.Fprint(w, strings.Replace(lines[0], "c3RhdHVz", "c3RhdHVa", 1)) // a letter was lost on the way
-	for i := len(lines) - 1; i >= 0; i-- {                              // in any order, behind other text, in small pieces
-		text := "kiln login: [   12.3] kernel: " + lines[i]
+	for _, line := range slices.Backward(lines) {                       // in any order, behind other text, in small pieces
+		text := "kiln login: [   12.3] kernel: " + line
 		for len(text) > 7 {
 			fmt.Fprint(w, text[:7])
 			text = text[7:]

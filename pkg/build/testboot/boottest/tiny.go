@@ -47,9 +47,9 @@ while sleep 1000; do :; done
 `
 
 var (
-	tinyOnce  sync.Once
-	tinyBoot  tinyFiles
-	tinyFault error
+	tinyOnce sync.Once
+	tinyBoot tinyFiles
+	errTiny  error
 )
 
 // tinyFiles are a kernel and a RAM disk.
@@ -63,9 +63,9 @@ var modules = []string{"virtio", "virtio_ring", "virtio_pci_modern_dev", "virtio
 func Tiny(t testing.TB, mode, arguments string) string {
 	t.Helper()
 	debian := Debian(t)
-	tinyOnce.Do(func() { tinyBoot, tinyFault = makeTiny(context.WithoutCancel(t.Context()), debian.Path) })
-	if tinyFault != nil {
-		t.Fatal(tinyFault)
+	tinyOnce.Do(func() { tinyBoot, errTiny = makeTiny(context.WithoutCancel(t.Context()), debian.Path) })
+	if errTiny != nil {
+		t.Fatal(errTiny)
 	}
 	dir := t.TempDir()
 	line := fmt.Sprintf("console=ttyS0 loglevel=4 mode=%s %s", mode, arguments)
@@ -135,7 +135,7 @@ func makeTiny(ctx context.Context, image string) (out tinyFiles, err error) {
 		if err != nil {
 			return out, err
 		}
-		if err := os.WriteFile(filepath.Join(root, "modules", m+".ko"), text, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(root, "modules", m+".ko"), text, 0o644); err != nil { //nolint:gosec // the names are ours
 			return out, err
 		}
 		fmt.Fprintln(&order, m+".ko")
