@@ -1,8 +1,12 @@
 package daemon
 
 import (
+	"context"
+	"errors"
+	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/kiln-cloud/kiln/pkg/build"
 	"github.com/kiln-cloud/kiln/pkg/build/packer"
@@ -12,7 +16,9 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/job"
+	"github.com/kiln-cloud/kiln/pkg/listing"
 	"github.com/kiln-cloud/kiln/pkg/log"
+	"github.com/kiln-cloud/kiln/pkg/store"
 )
 
 type named struct{ build.Builder }
@@ -68,5 +74,39 @@ func TestLabels(t *testing.T) {
 	labels := p.labels([]string{"native"})()
 	if !job.Fits([]string{"gpu", "builder=native", "disk_gib>=0"}, labels) || job.Fits([]string{"builder=packer"}, labels) {
 		t.Errorf("%v", labels)
+	}
+}
+
+// A worker is in the register as soon as it runs, with its labels, and those nobody heard of for long are gone.
+func TestWorkerRegistersItself(t *testing.T) {
+	db, err := store.Open(t.Context(), store.Config{Driver: store.SQLite, DSN: filepath.Join(t.TempDir(), "kiln.sqlite")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	long := time.Now().Add(-2 * build.WorkerForget)
+	if err := db.PutWorker(t.Context(), build.Worker{Name: "long-gone", Builders: []string{}, Labels: []string{}, StartedAt: long, SeenAt: long}); err != nil {
+		t.Fatal(err)
+	}
+	p := &Parts{DB: db, Log: log.New(log.Config{Program: "test"}), Config: config.Config{
+		Default: config.Default{Host: "w1"}, Worker: config.Worker{WorkDir: t.TempDir(), Labels: []string{"gpu"}, Parallel: 3}}}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- p.register(ctx, []string{"native", "packer"}) }()
+	var ws []build.Worker
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end) && (len(ws) != 1 || ws[0].Name != "w1"); time.Sleep(20 * time.Millisecond) {
+		if ws, err = db.ListWorkers(t.Context(), listing.All()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if len(ws) != 1 || !ws[0].Up(time.Now()) || ws[0].Parallel != 3 || ws[0].FreeDisk == 0 || !job.Fits([]string{"gpu", "builder=packer"}, ws[0].Labels) {
+		t.Errorf("%+v", ws)
 	}
 }
