@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,8 +21,9 @@ import (
 // fill makes the file systems of the further partitions. What the steps laid where one of them is mounted goes into
 // it: on the root nobody would see it.
 func (m *making) fill(ctx context.Context) error {
-	for i := len(m.note.Parts) - 1; i >= 0; i-- { // /srv/data before /srv, where it is asked for in that order or not
-		p := deepest(m.note.Parts, i)
+	deepestFirst := slices.Clone(m.note.Parts) // /srv/data before /srv, in whatever order they were asked for
+	slices.SortStableFunc(deepestFirst, func(a, b place) int { return strings.Count(b.Mount, "/") - strings.Count(a.Mount, "/") })
+	for _, p := range deepestFirst {
 		switch p.Filesystem {
 		case "swap":
 			if err := stable.Swap(m.rawPath(), p.Start, p.Length, p.UUID, p.Label); err != nil {
@@ -29,23 +31,20 @@ func (m *making) fill(ctx context.Context) error {
 			}
 		case "ext4":
 			if err := m.fillOne(ctx, p); err != nil {
-				return errs.Wrap(err, errs.KindOf(err), CodeDiskSize, "The partition %s cannot be filled.", p.Label).
-					At(errs.Where{File: m.recipe.Path, Field: "disk.partitions"})
+				return m.blamePartition(p, err)
 			}
 		}
 	}
 	return nil
 }
 
-// deepest is the i-th of the partitions in the order of how deep they are mounted.
-func deepest(parts []place, i int) place {
-	sorted := append([]place(nil), parts...)
-	for a := range sorted {
-		for b := a; b > 0 && strings.Count(sorted[b].Mount, "/") < strings.Count(sorted[b-1].Mount, "/"); b-- {
-			sorted[b], sorted[b-1] = sorted[b-1], sorted[b]
-		}
+// blamePartition names the partition whose file system could not be made.
+func (m *making) blamePartition(p place, err error) error {
+	at := errs.Where{File: m.recipe.Path, Field: "disk.partitions"}
+	if errs.CodeOf(err) == disk.CodeFull {
+		return errs.Wrap(err, errs.Invalid, CodeDiskSize, "The partition %s of %d MiB is too small for what the steps laid into %s.", p.Label, p.Length>>20, p.Mount).At(at)
 	}
-	return sorted[i]
+	return errs.Wrap(err, errs.KindOf(err), CodeHost, "The partition %s cannot be made.", p.Label).At(at)
 }
 
 func (m *making) fillOne(ctx context.Context, p place) error {
@@ -136,15 +135,15 @@ func (m *making) copyAround(to string) (err error) {
 	}
 	root := m.note.Root
 	for _, part := range [][2]int64{{0, root.Start}, {root.Start + root.Length, info.Size()}} {
-		if err := copyData(out, in, part[0], part[1]); err != nil {
+		if err := copyData(out, in, part[0], part[1], 0); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// copyData copies what is stored of a range.
-func copyData(out, in *os.File, from, to int64) error {
+// copyData copies what is stored of a range to the same place plus shift.
+func copyData(out, in *os.File, from, to, shift int64) error {
 	for from < to {
 		data, err := in.Seek(from, unix.SEEK_DATA)
 		if errors.Is(err, unix.ENXIO) {
@@ -161,7 +160,7 @@ func copyData(out, in *os.File, from, to int64) error {
 			return err
 		}
 		hole = min(hole, to)
-		if _, err := io.Copy(io.NewOffsetWriter(out, data), io.NewSectionReader(in, data, hole-data)); err != nil {
+		if _, err := io.Copy(io.NewOffsetWriter(out, data+shift), io.NewSectionReader(in, data, hole-data)); err != nil {
 			return err
 		}
 		from = hole

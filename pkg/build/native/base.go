@@ -61,7 +61,7 @@ func (m *making) fresh(ctx context.Context) error {
 
 // codeOr keeps the code of a fault that is not the step's own: the mirror's.
 func codeOr(err error, code string) string {
-	if c := errs.CodeOf(err); c == CodeMirror || c == CodeHost {
+	if c := errs.CodeOf(err); c == CodeMirror || c == CodeHost || c == CodeLock || strings.HasPrefix(c, "kiln.lock.") {
 		return c
 	}
 	return code

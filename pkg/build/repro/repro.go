@@ -96,7 +96,9 @@ func Compare(ctx context.Context, a, b *Disk) ([]Difference, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !slices.EqualFunc(as, bs, func(x, y disk.Partition) bool { return x.Index == y.Index && x.Start == y.Start && x.Length == y.Length }) {
+	if !slices.EqualFunc(as, bs, func(x, y disk.Partition) bool {
+		return x.Index == y.Index && x.Start == y.Start && x.Length == y.Length
+	}) {
 		return []Difference{{Area: "partition table", What: "other partitions"}}, nil
 	}
 	slices.SortFunc(as, func(x, y disk.Partition) int { return int(min(1, max(-1, x.Start-y.Start))) })

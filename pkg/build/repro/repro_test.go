@@ -2,7 +2,6 @@ package repro_test
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -112,6 +111,6 @@ func TestCompareNamesWhatDiffers(t *testing.T) {
 		}
 	}
 	if _, err := repro.Open(filepath.Join(t.TempDir(), "none"), disk.Raw); err == nil {
-		t.Error(fmt.Sprint("a disk that is not there opens"))
+		t.Error("a disk that is not there opens")
 	}
 }

@@ -3,6 +3,7 @@ package stable_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -115,7 +116,7 @@ func sum(t *testing.T, name string) string {
 	if _, err := io.Copy(h, f); err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprintf("%x", h.Sum(nil))
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // listing tells all that matters of a tree, a line a file.
