@@ -40,24 +40,38 @@ func (p *Parts) booter() (build.Booter, error) {
 	return b, nil
 }
 
-// sweepTime bounds one look for servers that nobody waits for.
-const sweepTime = 2 * time.Minute
+// Between two looks for servers that nobody waits for, and the bound of one.
+const (
+	sweepPause = 10 * time.Minute
+	sweepTime  = 2 * time.Minute
+)
 
-// sweepQuarantine deletes the test servers that killed workers left and that nobody waits for any more. What fails is
-// done by the next boot or the next start.
-func (p *Parts) sweepQuarantine(ctx context.Context, b build.Booter) {
+// quarantine is the loop that deletes the test servers which killed workers left and nobody waits for any more. What
+// fails is done by the next boot or the next round.
+func (p *Parts) quarantine(b build.Booter) Loop {
 	q, ok := b.(*cloud.Booter)
 	if !ok {
-		return
+		return func(context.Context) error { return nil }
 	}
-	ctx, stop := context.WithTimeout(ctx, sweepTime)
-	defer stop()
-	n, err := q.Sweep(ctx)
-	if err != nil {
-		p.Log.WithError(err).Warning("the quarantine project cannot be swept now")
-		return
+	sweep := func(ctx context.Context) {
+		ctx, stop := context.WithTimeout(ctx, sweepTime)
+		defer stop()
+		n, err := q.Sweep(ctx)
+		if err != nil && ctx.Err() == nil {
+			p.Log.WithError(err).Warning("the quarantine project cannot be swept now")
+		}
+		if n > 0 {
+			p.Log.WithField("servers", n).Info("deleted test servers that a killed worker left")
+		}
 	}
-	if n > 0 {
-		p.Log.WithField("servers", n).Info("deleted test servers that a killed worker left")
+	return func(ctx context.Context) error {
+		for {
+			sweep(ctx)
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(sweepPause):
+			}
+		}
 	}
 }

@@ -54,7 +54,7 @@ func (p *Parts) Worker() (Loop, error) {
 		if err := p.WaitSchema(ctx); err != nil {
 			return err
 		}
-		return Serve(ctx, r.Serve, func(ctx context.Context) error { return p.register(ctx, builders) })
+		return Serve(ctx, r.Serve, func(ctx context.Context) error { return p.register(ctx, builders) }, p.quarantine(deps.Booter))
 	}, nil
 }
 
