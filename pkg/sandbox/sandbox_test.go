@@ -162,6 +162,9 @@ func TestForkBombIsBoundedAndEnds(t *testing.T) {
 	if err == nil || strings.Contains(out, "started all") {
 		t.Fatalf("500 processes ran with a limit of 64: %v %q", err, out)
 	}
+	if errs.CodeOf(err) != sandbox.CodeProcesses && !strings.Contains(err.Error(), "limit of 64 processes") {
+		t.Errorf("the reason does not name the limit: %v", err)
+	}
 	if left := processes(t, "sleep\x004242"); left != 0 {
 		t.Fatalf("%d processes are left", left)
 	}

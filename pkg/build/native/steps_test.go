@@ -97,7 +97,7 @@ func TestFaultsOfStepsNameTheirPlace(t *testing.T) {
 		{"steps:\n  - name: lay\n    files: [{path: /a, source: nowhere}]", native.CodeFile, "steps[0].files[0]", "/a"},
 		{"scripts: [{name: s, source: nowhere}]", native.CodeScript, "scripts[0]", "nowhere"},
 		{"steps:\n  - name: units\n    services: {disable: [cron.service]}\n  - name: more units\n    services: {enable: [none.service]}", native.CodeService, "steps[1].services.enable[0]", "none.service"},
-		{"users: [{name: fine}, {name: root2, shell: /bin/none, groups: ['-x']}]", native.CodeUser, "users[1]", "root2"},
+		{"steps:\n  - name: owned\n    files: [{path: /a, content: x, owner: nobody-here}]", native.CodeFile, "steps[0]", "nobody-here"},
 	} {
 		_, _, err := construct(t, b, head+c.text+"\n", "", false)
 		var e *errs.Error

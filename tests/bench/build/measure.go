@@ -81,8 +81,8 @@ func (b *bench) measure(ctx context.Context, c contender) row {
 // watch samples the resident memory of a process and all below it until it ends, and gives the most.
 func watch(pid int) (most int64) {
 	for {
-		total, alive := tree(pid)
-		if !alive {
+		total := resident(pid)
+		if total == 0 {
 			return most
 		}
 		most = max(most, total)
@@ -90,39 +90,35 @@ func watch(pid int) (most int64) {
 	}
 }
 
-// tree sums the resident memory of a process and its descendants. A process without pages of its own (a zombie)
-// counts as ended.
-func tree(root int) (total int64, alive bool) {
-	stats, err := filepath.Glob("/proc/[0-9]*/stat")
-	if err != nil {
-		return 0, false
+// resident sums the resident memory of a process and its descendants, in bytes. It is 0 for one that has ended.
+func resident(pid int) int64 {
+	dir := fmt.Sprintf("/proc/%d/", pid)
+	raw, err := os.ReadFile(dir + "statm")
+	fields := strings.Fields(string(raw))
+	if err != nil || len(fields) < 2 {
+		return 0
 	}
-	children, resident := map[int][]int{}, map[int]int64{}
-	for _, name := range stats {
+	pages, err := strconv.ParseInt(fields[1], 10, 64)
+	if err != nil {
+		return 0
+	}
+	total := pages * int64(os.Getpagesize())
+	lists, err := filepath.Glob(dir + "task/*/children") // each thread has its own children
+	if err != nil {
+		return total
+	}
+	for _, name := range lists {
 		raw, err := os.ReadFile(name)
 		if err != nil {
 			continue
 		}
-		// proc(5): after the name in parentheses come state, ppid, and as 24th field rss in pages.
-		fields := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name)))
-		if err != nil || len(fields) < 22 {
-			continue
-		}
-		ppid, _ := strconv.Atoi(fields[1])
-		pages, _ := strconv.ParseInt(fields[21], 10, 64)
-		children[ppid] = append(children[ppid], pid)
-		resident[pid] = pages * int64(os.Getpagesize())
-	}
-	var add func(pid int)
-	add = func(pid int) {
-		total += resident[pid]
-		for _, c := range children[pid] {
-			add(c)
+		for _, child := range strings.Fields(string(raw)) {
+			if id, err := strconv.Atoi(child); err == nil {
+				total += resident(id)
+			}
 		}
 	}
-	add(root)
-	return total, resident[root] > 0
+	return total
 }
 
 // onDisk is what a file or folder takes, in bytes.
