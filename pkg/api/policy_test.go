@@ -106,7 +106,7 @@ func TestNobodyLearnsWhatOthersHave(t *testing.T) {
 			switch op.Method {
 			case http.MethodPut:
 				body = map[string]any{"version": "20260305.1"}
-			case http.MethodPatch:
+			case http.MethodPatch, http.MethodPost:
 				body = map[string]any{}
 			}
 			there, missing := ids.fill(op.Path), ids.missing(op.Path)

@@ -94,6 +94,7 @@ func TestWebhookSecrets(t *testing.T) {
 	}
 	renewed := w.want(http.StatusOK, "member@p", http.MethodPost, "/v1/sources/"+id+"/secret", map[string]any{})
 	fresh := renewed.get(t, "secret")
+	w.refused(http.StatusBadRequest, "kiln.source.hosted", "", "member@p", http.MethodPost, "/v1/sources/"+hosted.get(t, "id")+"/secret", map[string]any{})
 	if fresh == mine || w.pushed(id, mine, "1", body).status != http.StatusUnauthorized || w.pushed(id, fresh, "1", body).status != http.StatusAccepted {
 		t.Errorf("the old secret is taken, or the new one is not: %s", renewed.body)
 	}

@@ -69,7 +69,7 @@ func (s *Service) CreateSource(ctx context.Context, by job.By, n NewSource) (Sou
 // https://docs.gitlab.com/user/project/integrations/webhooks/); the others take any text.
 func newSecret() string {
 	key := make([]byte, 32)
-	rand.Read(key) //nolint:errcheck // it never fails (crypto/rand)
+	rand.Read(key)
 	return "whsec_" + base64.StdEncoding.EncodeToString(key)
 }
 
@@ -83,6 +83,9 @@ func (s *Service) RenewSecret(ctx context.Context, by job.By, id, secret string)
 	}
 	var src Source
 	err := s.changeSource(ctx, id, func(ctx context.Context, have *Source) error {
+		if have.Hosted {
+			return errs.New(errs.Invalid, "kiln.source.hosted", "a repository that Kiln hosts takes no webhooks: it is read when it is pushed to")
+		}
 		have.Secret = secret
 		src = *have
 		return s.Tell(ctx, by, "source.secret_renewed", "sources/"+id, have.ProjectID, *have)

@@ -103,8 +103,8 @@ func (r *gitlabRun) ensureProject(ctx context.Context) error {
 		visibility = gitlab.PrivateVisibility
 	}
 	r.project, _, err = r.api.Projects.CreateProject(&gitlab.CreateProjectOptions{
-		Name: &name, Path: &name, NamespaceID: &group.ID, Visibility: &visibility, DefaultBranch: gitlab.Ptr(branch),
-		Description: gitlab.Ptr("Image recipes that Kiln builds"),
+		Name: &name, Path: &name, NamespaceID: &group.ID, Visibility: &visibility, DefaultBranch: new(branch),
+		Description: new("Image recipes that Kiln builds"),
 	}, gitlab.WithContext(ctx))
 	if err == nil {
 		r.say("made the %s project %s", visibility, r.Project)
@@ -132,7 +132,7 @@ func (r *gitlabRun) ensureCommit(ctx context.Context) error {
 			return err
 		}
 		actions = append(actions, &gitlab.CommitActionOptions{
-			Action: gitlab.Ptr(gitlab.FileCreate), FilePath: gitlab.Ptr(path), Encoding: gitlab.Ptr("base64"), Content: gitlab.Ptr(base64.StdEncoding.EncodeToString(data)),
+			Action: new(gitlab.FileCreate), FilePath: new(path), Encoding: new("base64"), Content: new(base64.StdEncoding.EncodeToString(data)),
 		})
 		return nil
 	})
@@ -143,7 +143,7 @@ func (r *gitlabRun) ensureCommit(ctx context.Context) error {
 		return errs.New(errs.Invalid, "kiln.gitlab.starter", "there are no starter recipes for the empty project %s", r.Project)
 	}
 	_, _, err = r.api.Commits.CreateCommit(r.project.ID, &gitlab.CreateCommitOptions{
-		Branch: gitlab.Ptr(r.ref()), CommitMessage: gitlab.Ptr("Starter recipes of Kiln"), Actions: actions,
+		Branch: new(r.ref()), CommitMessage: new("Starter recipes of Kiln"), Actions: actions,
 	}, gitlab.WithContext(ctx))
 	if err == nil {
 		r.say("committed %d starter files to %s", len(actions), r.ref())
@@ -173,7 +173,7 @@ func (r *gitlabRun) ensureKey(ctx context.Context) error {
 		}
 	}
 	_, _, err = r.api.DeployKeys.AddDeployKey(r.project.ID, &gitlab.AddDeployKeyOptions{
-		Title: gitlab.Ptr("Kiln's workers"), Key: gitlab.Ptr(strings.TrimSpace(r.DeployKey)), CanPush: gitlab.Ptr(false),
+		Title: new("Kiln's workers"), Key: new(strings.TrimSpace(r.DeployKey)), CanPush: new(false),
 	}, gitlab.WithContext(ctx))
 	if err == nil {
 		r.say("added the deploy key")
@@ -234,8 +234,8 @@ func (r *gitlabRun) ensureHook(ctx context.Context, src Source) error {
 		r.say("renewed the secret of the source %s", src.Name)
 	}
 	_, _, err = r.api.Projects.AddProjectHook(r.project.ID, &gitlab.AddProjectHookOptions{
-		URL: gitlab.Ptr(src.WebhookURL), Token: gitlab.Ptr(src.Secret), PushEvents: gitlab.Ptr(true), TagPushEvents: gitlab.Ptr(true),
-		EnableSSLVerification: gitlab.Ptr(true),
+		URL: new(src.WebhookURL), Token: new(src.Secret), PushEvents: new(true), TagPushEvents: new(true),
+		EnableSSLVerification: new(true),
 	}, gitlab.WithContext(ctx))
 	if err == nil {
 		r.say("made the webhook to %s", src.WebhookURL)

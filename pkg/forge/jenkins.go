@@ -59,10 +59,7 @@ func (j Jenkins) Bootstrap(ctx context.Context) (Done, error) {
 	}
 	client.Jar = jar // a crumb is good for the session that it was given in
 	j.HTTP = &client
-	config, mark, err := j.config()
-	if err != nil {
-		return nil, err
-	}
+	config, mark := j.config()
 	status, have, err := j.call(ctx, http.MethodGet, j.jobPath()+"/config.xml", nil, nil)
 	if err != nil {
 		return nil, err
@@ -148,7 +145,7 @@ func (j Jenkins) call(ctx context.Context, method, path string, header map[strin
 const marked = "Made by kiln-manage: sha256:"
 
 // config is the job as Jenkins keeps it, and the mark in it that names this very text.
-func (j Jenkins) config() (config []byte, mark string, err error) {
+func (j Jenkins) config() (config []byte, mark string) {
 	source := j.Source
 	if source == "" {
 		source = "images"
@@ -166,7 +163,7 @@ func (j Jenkins) config() (config []byte, mark string, err error) {
 		parameter("SOURCE", source, "Kiln's name of the source") + parameter("RECIPE", "", "the recipe to build") +
 		"</parameterDefinitions></hudson.model.ParametersDefinitionProperty></properties>" +
 		"<definition class=\"org.jenkinsci.plugins.workflow.cps.CpsFlowDefinition\" plugin=\"workflow-cps\"><script>" + text(script) +
-		"</script><sandbox>true</sandbox></definition><triggers/><disabled>false</disabled></flow-definition>\n"), mark, nil
+		"</script><sandbox>true</sandbox></definition><triggers/><disabled>false</disabled></flow-definition>\n"), mark
 }
 
 // groovy is a text between single quotes of Groovy.

@@ -40,7 +40,7 @@ func FuzzRequests(f *testing.F) {
 	for _, seed := range []string{
 		"0000", line(zero+" "+one+" refs/heads/main\x00report-status side-band-64k") + "0000PACK\x00\x00\x00\x02\x00\x00\x00\x01",
 		line("want "+one+" multi_ack_detailed side-band-64k\n") + line("deepen 1\n") + "0000" + line("have "+one+"\n") + line("done\n"),
-		line("shallow "+one) + "0000", "fffffff", line(one+" "+zero+" refs/heads/main\x00"), line("ERR x"), "0004", "0005a",
+		line("shallow "+one) + "0000", "fffffff", line(one + " " + zero + " refs/heads/main\x00"), line("ERR x"), "0004", "0005a",
 	} {
 		f.Add([]byte(seed))
 	}

@@ -7,13 +7,13 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/go-git/go-git/v5/plumbing/format/pktline"
-	"github.com/sirupsen/logrus"
-
 	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
 
 	"github.com/kiln-cloud/kiln/pkg/build"
 	"github.com/kiln-cloud/kiln/pkg/errs"
@@ -82,11 +82,10 @@ func (h *Host) Advertise(ctx context.Context, src build.Source, service string, 
 	can, lines := receiveCan, []string{}
 	if service == UploadPack {
 		can = uploadCan
-		for _, r := range repo.Refs {
-			if src.Follows(r.Name) && strings.HasPrefix(r.Name, "refs/heads/") {
-				can += " symref=HEAD:" + r.Name
-				lines = append(lines, r.Hash+" HEAD")
-			}
+		head := slices.IndexFunc(repo.Refs, func(r build.Ref) bool { return src.Follows(r.Name) && strings.HasPrefix(r.Name, "refs/heads/") })
+		if head >= 0 {
+			can += " symref=HEAD:" + repo.Refs[head].Name
+			lines = append(lines, repo.Refs[head].Hash+" HEAD")
 		}
 	}
 	for _, r := range repo.Refs {

@@ -53,8 +53,7 @@ func (h *Host) Receive(ctx context.Context, src build.Source, who Pusher, r io.R
 
 // refusal tells whether the error is the push's own fault.
 func refusal(err error) bool {
-	var all recipe.ParseErrors
-	if errors.As(err, &all) {
+	if _, faulty := errors.AsType[recipe.ParseErrors](err); faulty {
 		return true
 	}
 	switch errs.KindOf(err) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -55,9 +56,7 @@ func doubles(t *testing.T) (kiln, gitlab, jenkins string) {
 			made := map[string]any{"id": "s1", "name": n["name"], "url": n["url"], "webhook_url": "https://kiln.example.test/v1/webhooks/s1"}
 			sources = append(sources, made)
 			shown := map[string]any{"secret": "whsec_hush"}
-			for k, v := range made {
-				shown[k] = v
-			}
+			maps.Copy(shown, made)
 			return 202, shown
 		},
 	})

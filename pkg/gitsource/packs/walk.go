@@ -1,7 +1,6 @@
 package packs
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -188,16 +187,3 @@ func (o *Objects) Commit(h plumbing.Hash) (*object.Commit, error) {
 
 // Has tells whether the object is there.
 func (o *Objects) Has(h plumbing.Hash) bool { return o.HasEncodedObject(h) == nil }
-
-// Whole is all that the refs need, as one pack.
-func (o *Objects) Whole(ctx context.Context, refs ...plumbing.Hash) ([]byte, error) {
-	w := Walk{Objects: o}
-	if err := w.All(ctx, refs...); err != nil {
-		return nil, err
-	}
-	var out bytes.Buffer
-	if err := o.Encode(&out, w.Order); err != nil {
-		return nil, err
-	}
-	return out.Bytes(), nil
-}
