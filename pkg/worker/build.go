@@ -62,7 +62,7 @@ func (h *buildHandler) unchanged(ctx context.Context, f catalog.Family, digest s
 		return nil, err
 	}
 	for _, v := range versions {
-		if v.State == catalog.Revoked {
+		if !v.State.Usable() {
 			continue
 		}
 		g, err := h.Glance.Image(ctx, v.ImageID)
@@ -81,7 +81,7 @@ func (h *buildHandler) make(ctx context.Context, r *job.Run, b build.Build, in *
 	rec := in.recipe
 	pub := publication{
 		family: in.family, origin: "build", originID: b.ID, input: b.InputDigest, format: rec.Output.Format, base: in.baseVersion,
-		publish: rec.Publish, description: rec.Description, properties: rec.Properties,
+		publish: rec.Publish, description: rec.Description, packagesAt: in.request.Epoch, properties: rec.Properties,
 	}
 	if pub.parent, err = h.newest(ctx, in.family); err != nil {
 		return res, err

@@ -39,6 +39,7 @@ type publication struct {
 	base        *catalog.Version
 	publish     recipe.Publish
 	description string
+	packagesAt  time.Time // the lock's time; zero without one
 	facts       *catalog.Facts
 	boot        *build.BootReport
 	artifacts   []catalog.Artifact
@@ -121,14 +122,14 @@ func (p *publisher) upload(ctx context.Context, r *job.Run, path string, pub pub
 		catalog.PropFamily: string(pub.family.Name), catalog.PropOrigin: pub.origin, catalog.PropOriginID: pub.originID,
 		catalog.PropInputDigest: pub.input, catalog.PropJob: r.Job.ID,
 	}
-	maps.Copy(props, catalog.SCSProperties(catalog.SCSInput{Facts: pub.facts, PackagesAt: p.Now(), Description: pub.description}))
+	maps.Copy(props, p.standard(pub, false))
 	if pub.parent != nil {
 		props[catalog.PropParent] = pub.parent.ImageID
 	}
 	maps.Copy(props, pub.properties)
 	g, err = p.send(ctx, r, path, catalog.NewGlanceImage{
 		ID: uuid.NewString(), Name: string(pub.family.Name), DiskFormat: pub.format, ContainerFormat: "bare",
-		Owner: pub.family.ProjectID, Visibility: "private", MinDiskGiB: minDisk(pub.facts), Properties: props,
+		Owner: pub.family.ProjectID, Visibility: "private", MinDiskGiB: minDisk(pub.facts), MinRAMMiB: catalog.SCSMinRAM, Tags: catalog.SCSTags(pub.facts), Properties: props,
 	})
 	if err != nil {
 		return g, err
@@ -139,14 +140,28 @@ func (p *publisher) upload(ctx context.Context, r *job.Run, path string, pub pub
 	return g, nil
 }
 
+// standard are the properties of the SCS image metadata standard.
+func (p *publisher) standard(pub publication, container bool) map[string]string {
+	in := catalog.SCSInput{Facts: pub.facts, Container: container, PackagesAt: p.Now(), Description: pub.description}
+	if !pub.packagesAt.IsZero() {
+		in.PackagesAt = pub.packagesAt
+	}
+	if keep := pub.family.Retention.KeepCount; keep != nil {
+		in.KeepCount = *keep
+	}
+	return catalog.SCSProperties(in)
+}
+
 // uploadArtifact sends a further form of the image g.
 func (p *publisher) uploadArtifact(ctx context.Context, r *job.Run, g catalog.GlanceImage, a build.Artifact, pub publication) (catalog.GlanceImage, error) {
 	diskFormat, container := glanceFormats(a.Format)
+	props := p.standard(pub, container == catalog.DockerFormat)
+	maps.Copy(props, map[string]string{
+		catalog.PropFamily: string(pub.family.Name), catalog.PropArtifact: a.Format, catalog.PropArtifactOf: g.ID, catalog.PropJob: r.Job.ID,
+	})
 	return p.send(ctx, r, a.Path, catalog.NewGlanceImage{
 		ID: uuid.NewString(), Name: string(pub.family.Name) + "-" + a.Format, DiskFormat: diskFormat, ContainerFormat: container,
-		Owner: pub.family.ProjectID, Visibility: "private", Properties: map[string]string{
-			catalog.PropFamily: string(pub.family.Name), catalog.PropArtifact: a.Format, catalog.PropArtifactOf: g.ID, catalog.PropJob: r.Job.ID,
-		},
+		Owner: pub.family.ProjectID, Visibility: "private", Tags: catalog.SCSTags(pub.facts), Properties: props,
 	})
 }
 
@@ -223,6 +238,7 @@ func (p *publisher) show(ctx context.Context, imageID string, v catalog.Version,
 	}
 	if publish.Protected {
 		patch.Protected = &publish.Protected
+		patch.Properties[catalog.PropProtected] = "true"
 	}
 	if _, err := p.Glance.PatchImage(ctx, imageID, patch); err != nil {
 		return err
@@ -239,6 +255,9 @@ func (p *publisher) show(ctx context.Context, imageID string, v catalog.Version,
 // was faster, the version is superseded from the beginning and moves no channel.
 func (p *publisher) record(ctx context.Context, r *job.Run, v catalog.Version, channel string) error {
 	if err := p.Store.LockFamily(ctx, v.FamilyID); err != nil {
+		return err
+	}
+	if err := catalog.MayPublish(ctx, p.Store, v); err != nil { // its base was revoked meanwhile
 		return err
 	}
 	versions, err := p.versions(ctx, v.FamilyID, catalog.Published)

@@ -78,6 +78,9 @@ policy_file = %[1]s/policy.yaml
 bind_port = %[11]d
 [engine]
 sync_interval = 5
+[build]
+test_boot = off
+trusted_keys = %[1]s/proof.pub
 [worker]
 lease = 5
 cache_dir = %[12]s
