@@ -203,11 +203,7 @@ func (v *verifying) open(ctx context.Context, g *images.Image) (io.ReadCloser, i
 		if err != nil {
 			return nil, 0, fmt.Errorf("the bytes of image %s: %w", v.id, err)
 		}
-		closer, ok := body.(io.ReadCloser)
-		if !ok {
-			return nil, 0, errors.New("the answer of Glance cannot be closed")
-		}
-		return closer, g.SizeBytes, nil
+		return body, g.SizeBytes, nil
 	}
 	f, err := os.Open(v.file)
 	if err != nil {

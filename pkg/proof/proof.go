@@ -10,8 +10,10 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/hex"
+	"hash"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/kiln-cloud/kiln/pkg/errs"
@@ -124,7 +126,7 @@ type Digests map[string]string
 // DigestsOf reads all of r and gives both its digests and its length. Reading ends with ctx.
 func DigestsOf(ctx context.Context, r io.Reader) (Digests, int64, error) {
 	short, long := sha256.New(), sha512.New()
-	n, err := io.Copy(io.MultiWriter(short, long), reader{ctx, r})
+	n, err := io.CopyBuffer(both{short, long}, reader{ctx, r}, make([]byte, 1<<20))
 	if err != nil {
 		return nil, n, err
 	}
@@ -139,6 +141,18 @@ func FileDigests(ctx context.Context, path string) (Digests, int64, error) {
 	}
 	defer f.Close() //nolint:errcheck // only read
 	return DigestsOf(ctx, f)
+}
+
+// both writes to two hashes at once: together they would take the time of both.
+type both struct{ a, b hash.Hash }
+
+// Write gives p to both; the Write of a hash never fails.
+func (w both) Write(p []byte) (int, error) {
+	var wg sync.WaitGroup
+	wg.Go(func() { w.a.Write(p) })
+	w.b.Write(p)
+	wg.Wait()
+	return len(p), nil
 }
 
 // reader ends with its context.

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -159,11 +160,12 @@ func TestFilesOfRandomTrees(t *testing.T) {
 		for i := range lists {
 			sets[i] = map[string]string{}
 			for range r.IntN(40) {
-				path := ""
+				var path strings.Builder
 				for range 1 + r.IntN(3) {
-					path += "/" + string([]byte{"ab.-0!~"[r.IntN(7)], "ab.-0!~"[r.IntN(7)]}[:1+r.IntN(2)])
+					path.WriteByte('/')
+					path.Write([]byte{"ab.-0!~"[r.IntN(7)], "ab.-0!~"[r.IntN(7)]}[:1+r.IntN(2)])
 				}
-				sets[i][path] = fmt.Sprint(r.IntN(2))
+				sets[i][path.String()] = strconv.Itoa(r.IntN(2))
 			}
 			for path, sum := range sets[i] {
 				lists[i] = append(lists[i], catalog.File{Path: path, Type: "file", SHA256: sum})

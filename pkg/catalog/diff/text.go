@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -179,7 +180,7 @@ func (r *Report) fileLines() []line {
 		return cmp.Or(r.Files.Folders[b]-r.Files.Folders[a], strings.Compare(a, b))
 	})
 	for _, name := range folders {
-		out = append(out, line{fmt.Sprint(r.Files.Folders[name]), name})
+		out = append(out, line{strconv.Itoa(r.Files.Folders[name]), name})
 	}
 	shown := 0
 	for _, f := range r.Files.List {

@@ -46,7 +46,7 @@ func (t *tool) makeKey(path string, force bool) error {
 	if err := os.Rename(path+".new", path); err != nil {
 		return err
 	}
-	if err := os.WriteFile(path+".pub", public, 0o644); err != nil { //nolint:gosec // it is public
+	if err := os.WriteFile(path+".pub", public, 0o644); err != nil {
 		return err
 	}
 	keys, err := proof.ParseKeys(public)
