@@ -57,6 +57,9 @@ func (h *buildHandler) Run(ctx context.Context, r *job.Run) (res job.Result, err
 
 // unchanged finds the version that the same inputs made, if Glance still has it.
 func (h *buildHandler) unchanged(ctx context.Context, f catalog.Family, digest string) (*catalog.Version, error) {
+	if f.ID == "" { // a plan for a family that is not there yet
+		return nil, nil
+	}
 	versions, err := h.Store.ListVersions(ctx, listing.All().Where("family_id", f.ID).Where("input_digest", digest))
 	if err != nil {
 		return nil, err

@@ -41,7 +41,7 @@ func (h *buildHandler) inputs(ctx context.Context, r *job.Run, src build.Source,
 	if in.builder, err = h.builder(in.recipe); err != nil {
 		return nil, err
 	}
-	if in.family, err = h.Store.EnsureFamily(ctx, b.ProjectID, in.recipe.Family); err != nil {
+	if in.family, err = h.family(ctx, b, in.recipe.Family); err != nil {
 		return nil, err
 	}
 	in.request = build.Request{Recipe: in.recipe, Files: in.checkout.Files, Lock: found.lock, Fresh: b.Force}
@@ -60,6 +60,18 @@ func (h *buildHandler) inputs(ctx context.Context, r *job.Run, src build.Source,
 	in.input = build.InputDigest(found.digest, in.builder.Name(), state)
 	in.request.Seed = in.input
 	return in, nil
+}
+
+// family is that of the recipe; a plan, which is of no build, makes none and may get an empty one.
+func (h *buildHandler) family(ctx context.Context, b build.Build, name catalog.FamilyName) (catalog.Family, error) {
+	if b.ID != "" {
+		return h.Store.EnsureFamily(ctx, b.ProjectID, name)
+	}
+	f, err := h.Store.FindFamily(ctx, b.ProjectID, name)
+	if errs.Is(err, errs.NotFound) {
+		err = nil
+	}
+	return f, err
 }
 
 // builder is who makes the recipe's disk. The job's needs lead it to a worker that has it.
