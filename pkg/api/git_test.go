@@ -92,8 +92,7 @@ func (c clone) must(args ...string) string {
 func (c clone) refused(args ...string) string {
 	c.t.Helper()
 	out, err := c.in(c.dir, args...)
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) {
+	if _, failed := errors.AsType[*exec.ExitError](err); !failed {
 		c.t.Fatalf("git %s: %v, want a failure\n%s", strings.Join(args, " "), err, out)
 	}
 	return out

@@ -102,7 +102,9 @@ func (k kiln) applicationCredential() (id, secret string) {
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	var who struct{ Token struct{ User struct{ ID string } } }
+	var who struct {
+		Token struct{ User struct{ ID string } }
+	}
 	if err := identity.Do(k.t.Context(), openstack.Call{Operation: "whoami", Method: http.MethodGet, Path: "auth/tokens", Header: map[string]string{"X-Subject-Token": token}, Out: &who}); err != nil {
 		k.t.Fatal(err)
 	}
