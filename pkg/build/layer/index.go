@@ -110,8 +110,8 @@ func identity(h head, table []byte) string {
 	var size [8]byte
 	binary.LittleEndian.PutUint64(size[:], uint64(h.Size))
 	for _, part := range [][]byte{[]byte(h.Parent), []byte(h.ParentID), size[:], h.Note, table} {
-		sum.Write(part)      //nolint:errcheck // a hash never fails
-		sum.Write([]byte{0}) //nolint:errcheck // a hash never fails
+		sum.Write(part)
+		sum.Write([]byte{0})
 	}
 	return hex.EncodeToString(sum.Sum(nil))
 }

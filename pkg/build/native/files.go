@@ -53,7 +53,7 @@ func (in input) source(name string) (fs.File, error) {
 
 // open gives the bytes that a file of the recipe will have, with its template filled in.
 func (in input) open(s recipe.Step, f recipe.File) (io.ReadCloser, error) {
-	var from io.ReadCloser = io.NopCloser(strings.NewReader(f.Content))
+	from := io.NopCloser(strings.NewReader(f.Content))
 	if f.Source != "" {
 		src, err := in.source(f.Source)
 		if err != nil {
@@ -82,19 +82,19 @@ func (in input) digest(s recipe.Step, f recipe.File) (string, error) {
 		return "", err
 	}
 	sum := sha256.New()
-	_, err = copyMost(sum, from)
+	err = copyMost(sum, from)
 	if err = errors.Join(err, from.Close()); err != nil {
 		return "", err
 	}
 	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
-func copyMost(to io.Writer, from io.Reader) (int64, error) {
+func copyMost(to io.Writer, from io.Reader) error {
 	n, err := io.Copy(to, io.LimitReader(from, sourceMost+1))
 	if err == nil && n > sourceMost {
 		err = fmt.Errorf("it has more than %d bytes", sourceMost)
 	}
-	return n, err
+	return err
 }
 
 // bootInputs are where files lie that the initramfs or the boot menu is made of.
@@ -156,6 +156,6 @@ func (m *making) lay(root *os.Root, s recipe.Step, f recipe.File) error {
 	if err != nil {
 		return err
 	}
-	_, err = copyMost(to, from)
+	err = copyMost(to, from)
 	return errors.Join(err, to.Close())
 }

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -37,7 +38,7 @@ func TestKilledAtEveryBoundary(t *testing.T) {
 	}
 	b := builder(t)
 	t.Parallel()
-	dir, nonce := t.TempDir(), fmt.Sprint(time.Now().UnixNano())
+	dir, nonce := t.TempDir(), strconv.FormatInt(time.Now().UnixNano(), 10)
 	req := boundaryRequest(t, dir, nonce)
 	planned, err := b.Plan(t.Context(), req)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"net/http"
 
 	"github.com/kiln-cloud/kiln/pkg/build"
@@ -151,8 +152,8 @@ func (in input) text(s recipe.Step) ([]any, error) {
 // keyOf digests its parts. Parts of one text are never mixed up with those of another: they are lists in JSON.
 func keyOf(parent string, parts ...any) string {
 	raw, err := json.Marshal(append([]any{parent}, parts...))
-	if err != nil { // only texts, numbers, lists and plain structures come here
-		panic("native: a key's part cannot be written: " + err.Error())
+	if err != nil { // only texts, numbers, lists and plain structures come here, which always marshal
+		raw = fmt.Appendf(nil, "%q %#v", parent, parts)
 	}
 	sum := sha256.Sum256(raw)
 	return hex.EncodeToString(sum[:])

@@ -51,8 +51,8 @@ func (b *bench) shell(ctx context.Context, script string, args ...string) (strin
 		return "", err
 	}
 	srv := &http.Server{Handler: proxy, ReadHeaderTimeout: time.Minute}
-	go srv.Serve(l) //nolint:errcheck // ends with Close
-	defer srv.Close()
+	go srv.Serve(l)   //nolint:errcheck // ends with Close
+	defer srv.Close() //nolint:errcheck // its clients have ended
 	tmp, err := os.CreateTemp(b.dir, "told-*")
 	if err != nil {
 		return "", err

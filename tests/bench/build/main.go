@@ -108,8 +108,7 @@ func (b *bench) all(ctx context.Context, which string) error {
 			return ctx.Err()
 		}
 	}
-	table(os.Stdout, rows)
-	return nil
+	return table(os.Stdout, rows)
 }
 
 // warm fetches the packages once, so that the first contender does not pay for all.

@@ -86,37 +86,44 @@ func watch(pid int) (most int64) {
 			return most
 		}
 		most = max(most, total)
-		time.Sleep(200 * time.Millisecond)
+		time.Sleep(500 * time.Millisecond) // a look at all processes is not free
 	}
 }
 
 // resident sums the resident memory of a process and its descendants, in bytes. It is 0 for one that has ended.
-func resident(pid int) int64 {
-	dir := fmt.Sprintf("/proc/%d/", pid)
-	raw, err := os.ReadFile(dir + "statm")
-	fields := strings.Fields(string(raw))
-	if err != nil || len(fields) < 2 {
-		return 0
-	}
-	pages, err := strconv.ParseInt(fields[1], 10, 64)
+func resident(root int) int64 {
+	all, err := os.ReadDir("/proc")
 	if err != nil {
 		return 0
 	}
-	total := pages * int64(os.Getpagesize())
-	lists, err := filepath.Glob(dir + "task/*/children") // each thread has its own children
-	if err != nil {
-		return total
-	}
-	for _, name := range lists {
-		raw, err := os.ReadFile(name)
+	children, size := map[int][]int{}, map[int]int64{}
+	for _, e := range all {
+		pid, err := strconv.Atoi(e.Name())
 		if err != nil {
 			continue
 		}
-		for _, child := range strings.Fields(string(raw)) {
-			if id, err := strconv.Atoi(child); err == nil {
-				total += resident(id)
-			}
+		raw, err := os.ReadFile("/proc/" + e.Name() + "/stat")
+		if err != nil {
+			continue
 		}
+		// proc(5): after the name in parentheses come state, ppid, and as 24th field rss in pages.
+		fields := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
+		if len(fields) < 22 {
+			continue
+		}
+		parent, err1 := strconv.Atoi(fields[1])
+		pages, err2 := strconv.ParseInt(fields[21], 10, 64)
+		if err1 == nil && err2 == nil {
+			children[parent] = append(children[parent], pid)
+			size[pid] = pages * int64(os.Getpagesize())
+		}
+	}
+	if size[root] == 0 {
+		return 0
+	}
+	total := int64(0)
+	for queue := []int{root}; len(queue) > 0; queue = append(queue[1:], children[queue[0]]...) {
+		total += size[queue[0]]
 	}
 	return total
 }

@@ -10,13 +10,13 @@ import (
 )
 
 // table prints the rows with their ratios to Kiln's row of the same kind: cold to cold, added to added.
-func table(out io.Writer, rows []row) {
+func table(to io.Writer, rows []row) error {
+	out, w := &strings.Builder{}, &strings.Builder{}
 	at := map[string]row{}
 	for _, r := range rows {
 		at[r.name] = r
 	}
 	fmt.Fprintf(out, "\n%s\n\n", versions())
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "what\twall s\tCPU s\tpeak MB\tlargest MB\timage MB\tkept MB\twall / Kiln\tCPU / Kiln\t")
 	for _, r := range rows {
 		if r.note != "" {
@@ -29,7 +29,13 @@ func table(out io.Writer, rows []row) {
 		}
 		fmt.Fprintf(w, "%s\t%.1f\t%.1f\t%d\t%d\t%d\t%d\t%s\t%s\t\n", r.says, r.wall.Seconds(), r.cpu.Seconds(), r.peak/1e6, r.one/1e6, r.image/1e6, r.kept/1e6, wall, cpu)
 	}
-	w.Flush() //nolint:errcheck // a terminal
+	columns := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	if _, err := io.WriteString(columns, w.String()); err != nil {
+		return err
+	}
+	if err := columns.Flush(); err != nil {
+		return err
+	}
 	fmt.Fprintln(out)
 	if cold, add := at["kiln-cold"], at["kiln-add"]; cold.wall > 0 && add.wall > 0 {
 		fmt.Fprintf(out, "Kiln: a package added costs 1/%.1f of cold.", cold.wall.Seconds()/add.wall.Seconds())
@@ -46,6 +52,8 @@ func table(out io.Writer, rows []row) {
 			fmt.Fprintf(out, "%s: %s\n", r.says, r.disk)
 		}
 	}
+	_, err := io.WriteString(to, out.String())
+	return err
 }
 
 // counterpart is the row of Kiln that another is held against.
@@ -60,7 +68,7 @@ func counterpart(name string) string {
 func versions() string {
 	var out []string
 	for _, c := range [][]string{{"mmdebstrap", "--version"}, {"qemu-img", "--version"}, {"packer", "version"}, {"mkosi", "--version"}} {
-		text, err := exec.Command(c[0], c[1:]...).Output() //nolint:gosec,noctx // fixed programs that only print
+		text, err := exec.Command(c[0], c[1:]...).Output() //nolint:noctx // fixed programs that only print
 		if err == nil {
 			line, _, _ := strings.Cut(string(text), "\n")
 			out = append(out, c[0]+" ("+strings.TrimSpace(line)+")")
