@@ -11,7 +11,6 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/event"
 	"github.com/kiln-cloud/kiln/pkg/job"
 	"github.com/kiln-cloud/kiln/pkg/listing"
-	"github.com/kiln-cloud/kiln/pkg/proof"
 )
 
 // buildHandler runs a recipe: repository → image file → facts → Glance → version.
@@ -154,20 +153,9 @@ func (h *buildHandler) prove(ctx context.Context, r *job.Run, b build.Build, in 
 	if err := h.publisher.makeArtifacts(ctx, r, in.recipe.Output.Also, in.recipe, g, pub, in.dir); err != nil {
 		return err
 	}
-	said := proof.Input{
-		Source: &proof.SourceRef{Name: in.source.Name, URI: in.source.URL, Commit: in.checkout.Commit},
-		Recipe: &proof.RecipeRef{Name: in.recipe.Name, Path: in.recipe.Path, Digest: in.digest}, Trigger: b.Trigger,
-		Base: in.baseVersion, Materials: b.Materials, Builder: b.Builder, Steps: b.Steps, Time: in.request.Epoch,
-	}
-	if in.request.Base != nil {
-		said.BaseDigest = in.request.Base.Digest
-	}
-	if lock := in.request.Lock; lock != nil {
-		text, err := lock.Text()
-		if err != nil {
-			return err
-		}
-		said.Lock, said.LockDigest = []byte(text), lock.Digest()
+	said, err := buildInput(b, in)
+	if err != nil {
+		return err
 	}
 	return h.publisher.document(ctx, r, said, g, pub)
 }

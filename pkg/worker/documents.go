@@ -12,46 +12,70 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/version"
 )
 
-// documents makes what proves the image that lies at pub.path and is g in Glance: bills of materials, the list of its files,
-// the signed statement. said is what the statement says of what went in (buildInput, upgradeInput). It answers the documents,
-// for PutDocuments in the transaction that ends the job, and the Glance properties that name them, for the patch that shows
-// the image.
-func (p *publisher) documents(ctx context.Context, r *job.Run, g catalog.GlanceImage, v catalog.Version, pub publication, said proof.Input) ([]proof.Document, map[string]string, error) {
-	r.Progress("proof", 0, 0, "steps")
-	digests, _, err := proof.FileDigests(ctx, pub.path)
-	if err != nil {
-		return nil, nil, err
+// document makes what others can check the image by. The caller fills in what went into it; what came out is read here
+// from the disk.
+func (p *publisher) document(ctx context.Context, r *job.Run, in proof.Input, g catalog.GlanceImage, pub *publication) (err error) {
+	r.Progress("documents", 0, 0, "steps")
+	in.Image = proof.Artifact{Format: pub.format, ImageID: g.ID}
+	if in.Image.Digests, _, err = proof.FileDigests(ctx, pub.path); err != nil {
+		return err
 	}
-	if hash := g.HashValue; hash != "" && g.HashAlgo == "sha512" && hash != digests["sha512"] {
-		return nil, nil, errs.New(errs.Unavailable, "kiln.image.digest", "Glance has other bytes of image %s than this worker", g.ID)
-	}
-	in := said
-	in.Origin, in.RunID, in.Family, in.Version, in.InputDigest = pub.origin, pub.originID, v.Family, v.Name, pub.input
-	in.Image = proof.Artifact{Format: pub.format, ImageID: g.ID, Digests: digests}
-	for _, a := range pub.artifacts {
-		in.Artifacts = append(in.Artifacts, proof.Artifact{Format: a.Format, ImageID: a.ImageID, Digests: proof.ParseDigest(a.Digest)})
-	}
-	in.Facts, in.Boot = pub.facts, pub.boot
-	in.Kiln, in.Worker, in.Started, in.Finished = version.String(), p.Name, r.Job.CreatedAt, p.Now()
-	if r.Job.StartedAt != nil {
-		in.Started = *r.Job.StartedAt
+	if g.HashValue != "" && g.HashAlgo == "sha512" && g.HashValue != in.Image.Digests["sha512"] {
+		return errs.New(errs.Unavailable, "kiln.image.digest", "Glance has other bytes of image %s than this worker", g.ID)
 	}
 	if p.Manifest != nil {
 		if in.Files, err = p.Manifest(ctx, pub.path, pub.format); err != nil {
-			return nil, nil, err
+			return err
 		}
 	}
-	if p.Signer == nil {
-		r.Warnf("version %s gets no signed statement: this worker has no [build] signing_key", v.Name)
+	for _, a := range pub.artifacts {
+		made := proof.Artifact{Format: a.Format, ImageID: a.ImageID}
+		if made.Digests, err = p.digests(ctx, r, a); err != nil {
+			return err
+		}
+		in.Artifacts = append(in.Artifacts, made)
 	}
-	return proof.Make(ctx, in, p.Signer)
+	in.Origin, in.RunID, in.Family, in.Facts, in.Boot, in.InputDigest = pub.origin, pub.originID, pub.family.Name, pub.facts, pub.boot, pub.input
+	in.Kiln, in.Worker, in.Finished = version.String(), p.Name, p.Now()
+	if r.Job.StartedAt != nil {
+		in.Started = *r.Job.StartedAt
+	}
+	if in.Version, err = p.name(ctx, pub); err != nil {
+		return err
+	}
+	if pub.documents, pub.shown, err = proof.Make(ctx, in, p.Signer); err != nil {
+		return err
+	}
+	if p.Signer == nil {
+		r.Warnf("there is no signed statement: [build] signing_key is not set on this worker")
+	}
+	return nil
+}
+
+// digests reads an artifact as Glance gives it out: that is what people will get.
+func (p *publisher) digests(ctx context.Context, r *job.Run, a catalog.Artifact) (proof.Digests, error) {
+	body, err := p.Glance.Download(ctx, a.ImageID, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close() //nolint:errcheck // only read
+	digests, n, err := proof.DigestsOf(ctx, r.Metered("artifact "+a.Format, body, a.Size))
+	if err == nil && n != a.Size {
+		err = errs.New(errs.Unavailable, "kiln.image.digest", "artifact %s: %d bytes of image %s were read, Glance says %d", a.Format, n, a.ImageID, a.Size)
+	}
+	return digests, err
+}
+
+// name takes the version's name, once.
+func (p *publisher) name(ctx context.Context, pub *publication) (string, error) {
+	return p.Store.NameVersion(ctx, pub.family.ID, pub.originID, p.Now())
 }
 
 // buildInput is what the statement of a build says of what went in.
-func buildInput(b build.Build, src build.Source, in *inputs) (proof.Input, error) {
+func buildInput(b build.Build, in *inputs) (proof.Input, error) {
 	said := proof.Input{
-		Source:  &proof.SourceRef{Name: src.Name, URI: src.URL, Commit: in.checkout.Commit},
-		Recipe:  &proof.RecipeRef{Name: in.recipe.Name, Path: in.recipe.Path},
+		Source:  &proof.SourceRef{Name: in.source.Name, URI: in.source.URL, Commit: in.checkout.Commit},
+		Recipe:  &proof.RecipeRef{Name: in.recipe.Name, Path: in.recipe.Path, Digest: in.digest},
 		Trigger: b.Trigger, Materials: b.Materials, Steps: b.Steps, Builder: in.builder.Name(), Base: in.baseVersion, Time: in.request.Epoch,
 	}
 	if in.request.Base != nil {

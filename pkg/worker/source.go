@@ -112,7 +112,11 @@ type resolved struct {
 // resolve checks the repository out again at the commit and lays the recipe over what it stands on. The caller closes
 // the checkout.
 func (d Deps) resolve(ctx context.Context, src build.Source, commit, name, dir string) (_ resolved, err error) {
-	co, err := d.Fetch(ctx, src.URL, src.Ref, dir)
+	ref := src.Ref
+	if src.Hosted && commit != "" {
+		ref = commit // other servers may refuse to give a commit by its digits
+	}
+	co, err := d.Fetch(ctx, src.URL, ref, dir)
 	if err != nil {
 		return resolved{}, err
 	}

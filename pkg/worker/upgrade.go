@@ -14,7 +14,6 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/event"
 	"github.com/kiln-cloud/kiln/pkg/job"
-	"github.com/kiln-cloud/kiln/pkg/proof"
 	"github.com/kiln-cloud/kiln/pkg/recipe"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
 )
@@ -70,8 +69,7 @@ func (h *upgradeHandler) Run(ctx context.Context, r *job.Run) (res job.Result, e
 		if err := h.publisher.makeArtifacts(ctx, r, formats, nil, *g, &pub, dir); err != nil {
 			return h.publisher.discard(ctx, *g, err)
 		}
-		said := proof.Input{Base: &from, BaseDigest: original.HashAlgo + ":" + original.HashValue, Builder: "offline"}
-		if err := h.publisher.document(ctx, r, said, *g, &pub); err != nil {
+		if err := h.publisher.document(ctx, r, upgradeInput(u, from, original), *g, &pub); err != nil {
 			return err
 		}
 		v, record, err := h.publisher.finish(ctx, r, *g, pub)
