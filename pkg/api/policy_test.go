@@ -16,7 +16,7 @@ import (
 var least = map[string]string{
 	"sources:list": "reader", "sources:create": "member", "sources:show": "reader", "sources:delete": "member", "sources:sync": "member",
 	"sources:secret": "member", "sources:fetch": "reader", "sources:push": "member",
-	"recipes:list": "reader", "recipes:show": "reader", "recipes:validate": "reader", "recipes:schema": "reader", "recipes:plan": "member",
+	"recipes:list": "reader", "recipes:show": "reader", "recipes:validate": "reader", "recipes:schema": "reader", "recipes:plan": "member", "recipes:lock": "member",
 	"builds:list": "reader", "builds:create": "member", "builds:show": "reader", "builds:log": "reader",
 	"families:list": "reader", "families:create": "member", "families:show": "reader",
 	"versions:list": "reader", "versions:show": "reader", "versions:revoke": "manager", "channels:promote": "manager",
@@ -28,7 +28,7 @@ var least = map[string]string{
 	"upgrades:list": "reader", "upgrades:create": "member", "upgrades:show": "reader",
 	"clusters:list": "admin", "clusters:create": "admin", "clusters:show": "admin", "clusters:update": "admin", "clusters:delete": "admin",
 	"copies:list": "reader", "copies:create": "member", "copies:show": "reader", "copies:delete": "member",
-	"nodes:list": "admin", "nodes:show": "admin", "ledger:list": "admin",
+	"nodes:list": "admin", "nodes:show": "admin", "workers:list": "admin", "workers:show": "admin", "ledger:list": "admin",
 	"workloads:list": "reader", "workloads:create": "member", "workloads:show": "reader", "workloads:delete": "member",
 	"jobs:list": "reader", "jobs:show": "reader", "jobs:log": "reader", "jobs:cancel": "member", "logs:search": "reader", "events:follow": "reader",
 }
