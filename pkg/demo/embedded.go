@@ -28,6 +28,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/openstack/nova"
 	"github.com/kiln-cloud/kiln/pkg/pocket"
 	"github.com/kiln-cloud/kiln/pkg/pocket/wire"
+	"github.com/kiln-cloud/kiln/pkg/proof"
 )
 
 // Embedded says how the demo on embedded parts is run.
@@ -78,7 +79,11 @@ func (e Embedded) Run(ctx context.Context) error {
 		return err
 	}
 	defer cloud.Close() //nolint:errcheck // the process ends
-	parts, err := daemon.Open(ctx, "kiln-demo", e.config(cloud), logger)
+	cfg := e.config(cloud)
+	if cfg.Build.SigningKey, err = e.signingKey(); err != nil {
+		return err
+	}
+	parts, err := daemon.Open(ctx, "kiln-demo", cfg, logger)
 	if err != nil {
 		return err
 	}
@@ -228,6 +233,19 @@ func (e Embedded) config(cloud *pocket.Cloud) config.Config {
 	c.Engine.SyncInterval = 10 * time.Second
 	c.Policy.File = filepath.Join(e.State, "policy.yaml")
 	return c
+}
+
+// signingKey is the file of the key that the demo's statements are signed with; it is made once.
+func (e Embedded) signingKey() (string, error) {
+	path := filepath.Join(e.State, "proof.key")
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	private, _, err := proof.GenerateKey()
+	if err != nil {
+		return "", err
+	}
+	return path, errors.Join(os.WriteFile(path+".new", private, 0o600), os.Rename(path+".new", path))
 }
 
 // lock makes sure that no other demo uses the folder.

@@ -120,6 +120,7 @@ func (h *buildHandler) construct(ctx context.Context, r *job.Run, b *build.Build
 	if err != nil {
 		return nil, disk.NoSpace(err, "the worker's disk")
 	}
+	h.compareWithEarlier(ctx, r, in, made)
 	r.Progress("inspect", 0, 0, "steps")
 	if pub.facts, err = h.Inspect(ctx, made.Path, made.Format); err != nil {
 		return nil, err

@@ -44,9 +44,12 @@ func (h *buildHandler) inputs(ctx context.Context, r *job.Run, src build.Source,
 	if in.family, err = h.family(ctx, b, in.recipe.Family); err != nil {
 		return nil, err
 	}
-	in.request = build.Request{Recipe: in.recipe, Files: in.checkout.Files, Lock: found.lock, Fresh: b.Force}
-	if found.lock != nil {
-		in.request.Epoch = found.lock.Time
+	in.request = build.Request{Recipe: in.recipe, Files: in.checkout.Files, Fresh: b.Force}
+	if in.request.Lock, err = found.set.Lock(b.Recipe); err != nil {
+		return nil, err
+	}
+	if in.request.Lock != nil {
+		in.request.Epoch = in.request.Lock.Time
 	}
 	if in.recipe.From.Family != "" {
 		if in.request.Base, in.baseVersion, err = h.base(ctx, r, b.ProjectID, in.recipe); err != nil {

@@ -10,7 +10,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/kiln-cloud/kiln/pkg/build"
-	"github.com/kiln-cloud/kiln/pkg/deb"
 	"github.com/kiln-cloud/kiln/pkg/event"
 	"github.com/kiln-cloud/kiln/pkg/job"
 	"github.com/kiln-cloud/kiln/pkg/recipe"
@@ -105,7 +104,7 @@ func (h *syncHandler) Failed(ctx context.Context, j job.Job, s job.State, f *job
 type resolved struct {
 	recipe   *recipe.Recipe // laid over what it stands on
 	digest   string         // of the recipe and of every file that it names
-	lock     *deb.Lock      // the packages that it is pinned to; nil for none
+	set      *recipe.Set    // has its lock, too
 	checkout Checkout
 }
 
@@ -141,9 +140,7 @@ func (d Deps) resolve(ctx context.Context, src build.Source, commit, name, dir s
 	if out.digest, err = set.Digest(out.recipe); err != nil {
 		return resolved{}, err
 	}
-	if out.lock, err = set.Lock(name); err != nil {
-		return resolved{}, err
-	}
+	out.set = set
 	if commit != "" && commit != co.Commit {
 		d.Log.WithField("asked", commit).WithField("built", co.Commit).Info("the source moved on since the build was asked for; the newest commit is built")
 	}

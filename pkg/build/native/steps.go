@@ -160,7 +160,7 @@ func (m *making) services(ctx context.Context, s recipe.Step) error {
 // cloudInit writes where cloud-init asks for its data, over what Debian's package asks debconf, and brings
 // cloud-init where it is missing.
 func (m *making) cloudInit(ctx context.Context, sources []string) error {
-	const config = "/etc/cloud/cloud.cfg.d/90_kiln_datasources.cfg"
+	const config = "/etc/cloud/cloud.cfg.d/95_kiln.cfg"
 	root, err := m.root.Root()
 	if err != nil {
 		return err

@@ -142,6 +142,11 @@ func (i *inode) isLink() bool    { return i.mode&0xf000 == 0xa000 }
 // fileMode translates the type and permission bits.
 func (i *inode) fileMode() fs.FileMode {
 	m := fs.FileMode(i.mode & 0o777)
+	for bit, mode := range map[uint16]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
+		if i.mode&bit != 0 {
+			m |= mode
+		}
+	}
 	switch {
 	case i.isDir():
 		m |= fs.ModeDir
