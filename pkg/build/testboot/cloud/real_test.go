@@ -138,7 +138,7 @@ func TestRealDebianPasses(t *testing.T) {
 	if report.Method != "nova" || len(report.Tests) != 2 || report.Tests[0].Output != "0\none" || !strings.Contains(report.Tests[1].Output, "OpenStack") {
 		t.Errorf("%+v", report)
 	}
-	if !strings.Contains(log.String(), "GRUB") || !strings.Contains(log.String(), "test who: exit status 0") {
+	if !strings.Contains(log.String(), "cloud-init[") || !strings.Contains(log.String(), "test who: exit status 0") {
 		t.Errorf("the log has no console:\n%s", log.String())
 	}
 	s.clean(t, image, key)
