@@ -72,7 +72,7 @@ func (a *app) writeLock(j job.Job, file string) error {
 	if file == "" {
 		file = path.Base(made.Path)
 	}
-	if err := os.WriteFile(file, []byte(made.Lock), 0o644); err != nil { //nolint:gosec // for everybody to read
+	if err := os.WriteFile(file, []byte(made.Lock), 0o644); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintf(a.out, "%s: %d packages; commit it as %s\n", file, made.Packages, made.Path)

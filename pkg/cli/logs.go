@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -73,7 +74,7 @@ func (a *app) searchBuilds() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		q := url.Values{"text": {args[0]}, "limit": {fmt.Sprint(most)}}
+		q := url.Values{"text": {args[0]}, "limit": {strconv.Itoa(most)}}
 		if id != "" {
 			q.Set("build_id", id)
 		} else {

@@ -133,7 +133,7 @@ func (a *app) validateRecipe() *cobra.Command {
 }
 
 func (a *app) validateFile(name string) error {
-	data, err := os.ReadFile(name) //nolint:gosec // the user's own file
+	data, err := os.ReadFile(name)
 	if err != nil {
 		return err
 	}

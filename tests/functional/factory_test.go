@@ -97,7 +97,9 @@ func newFactory(t *testing.T) *factory {
 	}
 	f.source = src.ID
 	t.Cleanup(func() {
-		if err := s.as(t, "member").Delete(t.Context(), "/v1/sources/"+src.ID, nil); err != nil {
+		ctx, stop := context.WithTimeout(context.Background(), 30*time.Second) // the test's own has ended
+		defer stop()
+		if err := f.member.Delete(ctx, "/v1/sources/"+src.ID, nil); err != nil {
 			t.Error(err)
 		}
 	})
@@ -181,28 +183,28 @@ func TestRealFactory(t *testing.T) {
 			t.Errorf("the push did not say %q:\n%s", want, said)
 		}
 	}
-	base := f.version("base", 6*time.Minute)
-	web := f.version("web", 6*time.Minute)
+	if out, err := f.kiln("build", "create", "--source", "factory", "--recipe", "element", "--no-wait"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	base := f.version("base", 12*time.Minute)
+	web := f.version("web", 12*time.Minute)
 	t.Run("published", func(t *testing.T) {
 		f.published(t, base, web)
 	})
 	t.Run("container", func(t *testing.T) { f.container(t, web) })
 	t.Run("proof", func(t *testing.T) { f.proof(t, web) })
 	t.Run("packer", func(t *testing.T) {
-		packed := f.version("packed", 10*time.Minute) // the base's publication triggered it
+		packed := f.version("packed", 12*time.Minute) // the base's publication triggered it
 		if packed.Base != "base/"+base.Name {
 			t.Errorf("it stands on %q", packed.Base)
 		}
 	})
 	t.Run("diskimage-builder", func(t *testing.T) {
-		if out, err := f.kiln("build", "create", "--source", "factory", "--recipe", "element"); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
-		f.version("element", 12*time.Minute)
+		f.version("element", 15*time.Minute)
 	})
 	t.Run("diff", func(t *testing.T) {
 		f.push(map[string]string{"web": strings.Replace(factoryRecipes["web"], "nginx-light]", "nginx-light, jq]", 1)})
-		second := f.version("web", 6*time.Minute)
+		second := f.version("web", 12*time.Minute)
 		out, err := f.kiln("image", "diff", "web", web.Name, second.Name)
 		if err != nil {
 			t.Fatalf("%v\n%s", err, out)

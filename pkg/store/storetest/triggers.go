@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -126,11 +127,11 @@ func testJobLogSearch(t *testing.T, db *store.DB) {
 		q.Limit = 100
 		hits, err := db.SearchLog(ctx, q)
 		must(t, err)
-		out := ""
+		var out strings.Builder
 		for _, h := range hits {
-			out += fmt.Sprintf("%s:%d ", h.JobID[2:], h.Seq)
+			fmt.Fprintf(&out, "%s:%d ", h.JobID[2:], h.Seq)
 		}
-		return out
+		return out.String()
 	}
 	marker := &job.LogHit{JobID: "j01", LogLine: job.LogLine{Seq: 1, At: at(10)}}
 	for what, c := range map[string]struct {
