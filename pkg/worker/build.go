@@ -148,7 +148,7 @@ func (h *buildHandler) adopt(ctx context.Context, r *job.Run, g catalog.GlanceIm
 
 // prove boots the image where nobody sees it, and makes what is published beside it.
 func (h *buildHandler) prove(ctx context.Context, r *job.Run, b build.Build, in *inputs, g catalog.GlanceImage, pub *publication) error {
-	if err := h.boot(ctx, r, in, g, pub); err != nil {
+	if err := h.boot(ctx, r, b, in, g, pub); err != nil {
 		return err
 	}
 	if err := h.publisher.makeArtifacts(ctx, r, in.recipe.Output.Also, in.recipe, g, pub, in.dir); err != nil {

@@ -2,15 +2,12 @@ package worker
 
 import (
 	"context"
-	"fmt"
-	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/kiln-cloud/kiln/pkg/build"
+	"github.com/kiln-cloud/kiln/pkg/build/testboot"
 	"github.com/kiln-cloud/kiln/pkg/catalog"
 	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/errs"
@@ -19,21 +16,21 @@ import (
 )
 
 // boot starts the image where nobody sees it and runs the recipe's tests.
-func (h *buildHandler) boot(ctx context.Context, r *job.Run, in *inputs, g catalog.GlanceImage, pub *publication) error {
+func (h *buildHandler) boot(ctx context.Context, r *job.Run, b build.Build, in *inputs, g catalog.GlanceImage, pub *publication) error {
 	if h.Booter == nil {
 		if len(in.recipe.Tests) > 0 {
 			r.Warnf("the recipe's %d tests are not run: test boots are off on this worker", len(in.recipe.Tests))
 		}
 		return nil
 	}
-	tests, err := commands(in)
+	tests, err := testboot.Tests(in.recipe, in.checkout.Files)
 	if err != nil {
 		return err
 	}
 	r.Progress("test boot", 0, 0, "steps")
 	report, err := h.Booter.Boot(ctx, build.BootTest{
 		Disk: build.Artifact{Format: pub.format, Path: pub.path, VirtualSize: pub.facts.VirtualSize}, ImageID: g.ID, Firmware: in.recipe.Disk.Firmware,
-		Facts: pub.facts, Tests: tests, Log: r, Progress: func(text string, done, total int64) { r.Progress(text, done, total, "steps") },
+		Key: b.ID, Facts: pub.facts, Tests: tests, Log: r, Progress: func(text string, done, total int64) { r.Progress(text, done, total, "steps") },
 	})
 	if err != nil {
 		return err
@@ -46,44 +43,7 @@ func (h *buildHandler) boot(ctx context.Context, r *job.Run, in *inputs, g catal
 	return nil
 }
 
-// scriptMost bounds a test's file.
-const scriptMost = 1 << 20
-
-// commands reads the recipe's tests.
-func commands(in *inputs) ([]build.BootCommand, error) {
-	var out []build.BootCommand
-	for i, t := range in.recipe.Tests {
-		c := build.BootCommand{Name: t.Name, Text: t.Run, Timeout: 5 * time.Minute}
-		if t.Source != "" {
-			text, err := readText(in.checkout.Files, t.Source)
-			if err != nil {
-				return nil, errs.Wrap(err, errs.Invalid, "kiln.recipe.path", "the test's file %q cannot be read", t.Source).
-					At(errs.Where{File: in.recipe.Path, Field: fmt.Sprintf("tests[%d].source", i)})
-			}
-			c.Text = text
-		}
-		if t.Timeout != "" {
-			var err error
-			if c.Timeout, err = time.ParseDuration(t.Timeout); err != nil { // the recipe's rules let only durations through
-				return nil, err
-			}
-		}
-		out = append(out, c)
-	}
-	return out, nil
-}
-
-func readText(files fs.FS, name string) (string, error) {
-	f, err := files.Open(name)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close() //nolint:errcheck // only read
-	text, err := io.ReadAll(io.LimitReader(f, scriptMost))
-	return string(text), err
-}
-
-// makeArtifacts makes and uploads the further forms of a disk; rec may be nil.
+// makeArtifacts makes and uploads the further forms of a disk.
 func (p *publisher) makeArtifacts(ctx context.Context, r *job.Run, formats []string, rec *recipe.Recipe, g catalog.GlanceImage, pub *publication, dir string) error {
 	if len(formats) == 0 {
 		return nil

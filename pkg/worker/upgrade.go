@@ -66,7 +66,7 @@ func (h *upgradeHandler) Run(ctx context.Context, r *job.Run) (res job.Result, e
 		for i, a := range from.Artifacts {
 			formats[i] = a.Format
 		}
-		if err := h.publisher.makeArtifacts(ctx, r, formats, nil, *g, &pub, dir); err != nil {
+		if err := h.publisher.makeArtifacts(ctx, r, formats, &recipe.Recipe{Name: string(family.Name), Family: family.Name}, *g, &pub, dir); err != nil {
 			return h.publisher.discard(ctx, *g, err)
 		}
 		if err := h.publisher.document(ctx, r, upgradeInput(u, from, original), *g, &pub); err != nil {

@@ -31,6 +31,8 @@ GRUB_CMDLINE_LINUX="` + args + `"
 GRUB_TERMINAL=console
 GRUB_DISABLE_OS_PROBER=true
 `},
+		// The one locale that is always there. cloud-init takes it over; without it, it asks for one that is not generated.
+		{Path: "/etc/default/locale", Content: "LANG=C.UTF-8\n"},
 		// There is no swap to resume from: without this the initramfs looks for it.
 		{Path: "/etc/initramfs-tools/conf.d/resume", Content: "RESUME=none\n"},
 		{Path: "/etc/kernel-img.conf", Content: "do_symlinks = no\n"},
