@@ -228,6 +228,7 @@ func (h Harness) good(t *testing.T, dir string) {
 	}
 	h.facts(t, res)
 	checkTree(t, openTree(t, res.Path), h.Tree)
+	boots(t, res.Path)
 }
 
 // facts holds what is read from the disk against what was asked for.

@@ -1,12 +1,15 @@
 package buildtest
 
 import (
+	"context"
 	"io"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kiln-cloud/kiln/pkg/catalog/inspect/ext4"
 	"github.com/kiln-cloud/kiln/pkg/disk"
@@ -73,6 +76,10 @@ func checkTree(t *testing.T, tree *ext4.FS, more map[string]string) {
 	if to, err := tree.ReadLink("/etc/systemd/system/multi-user.target.wants/contract.service"); err != nil {
 		t.Errorf("contract.service is not enabled: %q, %v", to, err)
 	}
+	// What boots by itself has no trace of where it was built.
+	if grub, err := tree.ReadFile("/boot/grub/grub.cfg", 1<<20); err != nil || !strings.Contains(string(grub), tree.UUID()) || strings.Contains(string(grub), "loop") {
+		t.Errorf("grub.cfg: %v\n%s", err, grub)
+	}
 	for _, gone := range []string{"/usr/sbin/policy-rc.d", "/var/tmp/kiln-build", "/etc/apt/apt.conf.d/00kiln-build", "/etc/apt/apt.conf.d/60img-build-proxy",
 		"/root/.ssh/authorized_keys", "/var/lib/cloud/instance", "/etc/ssh/ssh_host_ed25519_key", "/var/lib/systemd/random-seed"} {
 		if _, err := tree.Stat(gone); err == nil {
@@ -87,4 +94,34 @@ func checkTree(t *testing.T, tree *ext4.FS, more map[string]string) {
 			}
 		}
 	}
+}
+
+// boots starts the image in QEMU until it asks who is there.
+func boots(t *testing.T, path string) {
+	t.Helper()
+	ctx, stop := context.WithTimeout(t.Context(), 15*time.Minute)
+	defer stop()
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "768", "-nographic", "-no-reboot", "-monitor", "none",
+		"-serial", "stdio", "-nic", "none", "-snapshot", "-drive", "if=virtio,format=qcow2,file="+path)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	if err := disk.StartTied(cmd); err != nil {
+		t.Fatal(err)
+	}
+	var console strings.Builder
+	buf := make([]byte, 4096)
+	for !strings.Contains(console.String(), "login:") {
+		n, err := out.Read(buf)
+		console.Write(buf[:n])
+		if err != nil || strings.Contains(console.String(), "Failed to boot") {
+			t.Errorf("it does not boot: %v\n%s", err, console.String()[max(0, console.Len()-3000):])
+			break
+		}
+	}
+	t.Logf("booted in %s", time.Since(start).Round(time.Second))
+	stop()
+	_ = cmd.Wait()
 }

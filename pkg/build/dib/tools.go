@@ -50,23 +50,27 @@ case " $* " in
 esac
 `
 
-// kpartxScript maps partitions by loop devices over the loop device, and names them as kpartx does.
+// kpartxScript maps partitions by loop devices over the loop device, and names them as kpartx does: by nodes, no links.
+// A file system that was mounted by the name /dev/loop1 makes grub-mkconfig believe that the system is in a file on
+// another disk, and the image does not boot.
 const kpartxScript = `#!/bin/sh
 for dev; do :; done
 name=${dev##*/}
+keep=` + pen.Work + `/loops
 case $1 in
 -d*)
-	for link in /dev/mapper/${name}p*; do
-		[ -h "$link" ] || continue
-		losetup -d "$(readlink "$link")" || exit
-		rm "$link"
+	for node in /dev/mapper/${name}p*; do
+		[ -b "$node" ] || continue
+		rm "$node"
+		losetup -d "$(cat "$keep/map.${node##*/}")" || exit
 	done
 	;;
 *)
 	sfdisk --dump "$dev" | sed -n 's/^[^ ]*p\([0-9]*\) : start= *\([0-9]*\), size= *\([0-9]*\),.*/\1 \2 \3/p' >/tmp/kpartx.$$
 	while read -r number start size; do
 		part=$(losetup --show -f -o $((start * 512)) --sizelimit $((size * 512)) "$dev") || exit
-		ln -s "$part" "/dev/mapper/${name}p$number"
+		mknod "/dev/mapper/${name}p$number" b $(stat -c '0x%t 0x%T' "$part") || exit
+		echo "$part" >"$keep/map.${name}p$number"
 		echo "add map ${name}p$number"
 	done </tmp/kpartx.$$
 	rm /tmp/kpartx.$$
