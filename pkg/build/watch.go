@@ -183,7 +183,7 @@ func (w *Watch) schedule(ctx context.Context, r Recipe) error {
 }
 
 // base fires where the channel that the recipe stands on points to another version than the recipe's newest version
-// was built from. A recipe that has no version yet is built by those who push it, and here where that failed.
+// was built from. A recipe that has no version yet is built by those who push it, and here where that failed or is not wanted.
 func (w *Watch) base(ctx context.Context, r Recipe) error {
 	if !r.Spec.Triggers.Base {
 		return nil
@@ -205,7 +205,7 @@ func (w *Watch) base(ctx context.Context, r Recipe) error {
 		if err != nil || newest != nil && (newest.Base == "" || newest.Base == name) {
 			return d, err
 		}
-		if newest == nil { // its first build may have failed because the base was not there yet
+		if newest == nil && !r.Spec.Triggers.NoPush { // its first build may have failed because the base was not there yet
 			if failed, err := w.lastFailed(ctx, r.ID); err != nil || !*failed {
 				return d, err
 			}

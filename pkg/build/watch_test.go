@@ -149,10 +149,21 @@ func TestBaseMoves(t *testing.T) {
 		first, err := f.Triggered(t.Context(), someone, r.ID, build.ByPush, "push")
 		f.ok(err)
 		f.end(first, build.Failed)
+		f.pass(time.Minute)
 		f.rounds()
 		if got := f.reasons(build.Succeeded); got != "base: base debian moved to 20260301.2" {
 			t.Errorf("its first build failed: %q", got)
 		}
+		// One that no push builds waits for its base alone.
+		f.commit("c3", "name: mid\nfrom: {family: debian, channel: stable}\n", "name: web\nfrom: {recipe: mid}\ntriggers: {base: true}\n",
+			"name: late\nfrom: {family: debian}\n", "name: quiet\nfrom: {family: debian}\ntriggers: {base: true, no_push: true}\n")
+		for range 2 {
+			f.rounds()
+		}
+		if got := f.reasons(build.Succeeded); got != "base: base debian moved to 20260301.2" {
+			t.Errorf("never built, and not by a push: %q", got)
+		}
+		f.commit("c4", "name: mid\nfrom: {family: debian, channel: stable}\n", "name: web\nfrom: {recipe: mid}\ntriggers: {base: true}\n")
 		f.channel(fam.ID, "20260301.1") // rolled back
 		f.rounds()
 		if got := f.reasons(build.Succeeded); got != "base: base debian moved to 20260301.1" {
