@@ -95,7 +95,7 @@ type Worker struct {
 	WorkDir        string        `opt:"work_dir" help:"Folder for half-made disks; <state_path>/work where left out."`
 	CacheDir       string        `opt:"cache_dir" help:"Folder for packages and images that may be fetched again; <state_path>/cache where left out."`
 	ArchiveDir     string        `opt:"archive_dir" help:"Folder where the packages of locked recipes are kept for ever, several workers may share it; <cache_dir>/archive where left out."`
-	Builders       []string      `opt:"builders" help:"Builders that this worker offers: native, packer, diskimage-builder; those whose tools are on the machine where left out. Recipes for diskimage-builder run as root on it."`
+	Builders       []string      `opt:"builders" help:"Builders that this worker offers: native, packer, diskimage-builder; native, and packer where it is installed, where left out. Recipes for diskimage-builder run as root on the worker: it has to be named."`
 	Labels         []string      `opt:"labels" help:"Further labels that recipes may ask for in builder.needs, for example gpu or zone=b. The worker gives itself arch, builder and disk_gib."`
 	Accelerator    string        `opt:"accelerator" default:"tcg" choices:"tcg,kvm,auto" help:"How packer's virtual machine runs: tcg everywhere, kvm where /dev/kvm works, auto takes kvm where /dev/kvm can be opened."`
 	Mirror         string        `opt:"mirror" rule:"url" help:"Debian mirror for builds; that of the machine's apt sources where left out."`

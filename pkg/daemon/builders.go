@@ -21,11 +21,12 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/version"
 )
 
-// Available names the builders whose tools are all on this machine; native's are Kiln's own dependencies.
+// Available names the builders whose tools are all on this machine, and whose recipes cannot become root on it; native's
+// tools are Kiln's own dependencies.
 func Available() []string {
 	out := []string{recipe.DefaultBuilder}
 	for _, b := range foreign() {
-		if pen.Missing(b.tools) == "" {
+		if !b.rootOnWorker && pen.Missing(b.tools) == "" {
 			out = append(out, b.name)
 		}
 	}
@@ -36,15 +37,17 @@ func Available() []string {
 type foreignBuilder struct {
 	name  string
 	tools []string
-	open  func(p *Parts, mirrors deb.Mirrors, proxy *mirror.Proxy) (build.Builder, error)
+	// rootOnWorker: what a recipe brings runs as root on this machine, so the operator has to ask for it by name.
+	rootOnWorker bool
+	open         func(p *Parts, mirrors deb.Mirrors, proxy *mirror.Proxy) (build.Builder, error)
 }
 
 func foreign() []foreignBuilder {
 	return []foreignBuilder{
-		{packer.Name, packer.Tools, func(p *Parts, mirrors deb.Mirrors, proxy *mirror.Proxy) (build.Builder, error) {
+		{name: packer.Name, tools: packer.Tools, open: func(p *Parts, mirrors deb.Mirrors, proxy *mirror.Proxy) (build.Builder, error) {
 			return packer.New(packer.Config{Mirrors: mirrors, Proxy: proxy, Accelerator: p.Config.Worker.Accelerator, Log: p.Log})
 		}},
-		{dib.Name, dib.Tools, func(p *Parts, mirrors deb.Mirrors, proxy *mirror.Proxy) (build.Builder, error) {
+		{name: dib.Name, tools: dib.Tools, rootOnWorker: true, open: func(p *Parts, mirrors deb.Mirrors, proxy *mirror.Proxy) (build.Builder, error) {
 			return dib.New(dib.Config{Mirrors: mirrors, Proxy: proxy, CacheDir: filepath.Join(p.Config.Worker.CacheDir, "bases"), Log: p.Log})
 		}},
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/kiln-cloud/kiln/pkg/build"
+	"github.com/kiln-cloud/kiln/pkg/build/dib"
 	"github.com/kiln-cloud/kiln/pkg/build/packer"
 	"github.com/kiln-cloud/kiln/pkg/build/pen"
 	"github.com/kiln-cloud/kiln/pkg/config"
@@ -46,6 +47,9 @@ func TestBuildersAsConfigured(t *testing.T) {
 	}
 	if got, err := open(); err != nil || !slices.Equal(got, sorted(Available())) || !slices.Contains(got, "native") {
 		t.Errorf("%v, %v", got, err)
+	}
+	if slices.Contains(Available(), dib.Name) {
+		t.Error("recipes become root on the worker without the operator's word")
 	}
 	if got, err := open("native"); err != nil || !slices.Equal(got, []string{"native"}) {
 		t.Errorf("%v, %v", got, err)
