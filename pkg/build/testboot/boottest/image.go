@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-cloud/kiln/pkg/build"
+	"github.com/kiln-cloud/kiln/pkg/build/layer"
 	"github.com/kiln-cloud/kiln/pkg/build/native"
 	"github.com/kiln-cloud/kiln/pkg/catalog"
 	"github.com/kiln-cloud/kiln/pkg/catalog/inspect"
@@ -33,9 +34,6 @@ files:
   - path: /etc/boottest
     content: |
       one
-  - path: /etc/default/locale
-    content: |
-      LANG=C.UTF-8
   - path: /etc/odd name\ with "all"
     content: |
       odd
@@ -66,7 +64,7 @@ var (
 func Debian(t testing.TB) Image {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("needs root, a package mirror, mmdebstrap and crun")
+		t.Skip("needs root, a package mirror and crun")
 	}
 	once.Do(func() {
 		start := time.Now()
@@ -119,7 +117,7 @@ func built(ctx context.Context, r *recipe.Recipe, dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	b, err := native.New(native.Config{Mirrors: mirrors, Proxy: proxy})
+	b, err := native.New(native.Config{Mirrors: mirrors, Proxy: proxy, Layers: layer.Config{Dir: filepath.Join(dir, "layers")}})
 	if err != nil {
 		return "", err
 	}
