@@ -62,7 +62,7 @@ func newFactory(t *testing.T) *factory {
 		if out, err := command(t.Context(), nil, filepath.Join(s.bin, "kiln-manage"), "proof", "key", key); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
-		text := fmt.Sprintf("[worker]\nwork_dir = %s\nlabels = factory\nparallel = 2\n[build]\ntest_boot = qemu\nsigning_key = %s\n", s.workDir("factory"), key)
+		text := fmt.Sprintf("[worker]\nwork_dir = %s\nlabels = factory\nparallel = 2\n[build]\ntest_boot = qemu\nboot_timeout = 1200\nsigning_key = %s\n", s.workDir("factory"), key)
 		if err := os.WriteFile(s.conf("factory"), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -163,8 +163,8 @@ func TestRealFactory(t *testing.T) {
 			t.Errorf("the push did not say %q:\n%s", want, said)
 		}
 	}
-	base := f.version(t, "base", 12*time.Minute)
-	web := f.version(t, "web", 12*time.Minute)
+	base := f.version(t, "base", 25*time.Minute)
+	web := f.version(t, "web", 25*time.Minute)
 	t.Run("published", func(t *testing.T) {
 		f.published(t, base, web)
 	})
@@ -172,7 +172,7 @@ func TestRealFactory(t *testing.T) {
 	t.Run("proof", func(t *testing.T) { f.proof(t, web) })
 	t.Run("diff", func(t *testing.T) {
 		f.push(map[string]string{"web": strings.Replace(factoryRecipes["web"], "nginx-light]", "nginx-light, jq]", 1)})
-		second := f.version(t, "web", 12*time.Minute)
+		second := f.version(t, "web", 25*time.Minute)
 		out, err := f.kiln("image", "diff", "web", web.Name, second.Name)
 		if err != nil {
 			t.Fatalf("%v\n%s", err, out)

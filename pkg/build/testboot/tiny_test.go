@@ -28,9 +28,9 @@ func TestImagesThatDoNotBoot(t *testing.T) {
 	} {
 		t.Run(c.mode+" "+c.firmware, func(t *testing.T) {
 			path := boottest.Tiny(t, c.mode, "")
-			limits := testboot.Timeouts{Boot: time.Minute}
+			limits := testboot.Timeouts{Boot: 5 * time.Minute}
 			if c.mode == "silent" {
-				limits.Boot = 12 * time.Second
+				limits.Boot = 60 * time.Second
 			}
 			q, dir := qemu(t, limits)
 			start := time.Now()
@@ -59,7 +59,7 @@ func TestDisksWithoutABootLoader(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, firmware := range []string{"bios", "uefi", "both"} {
-		q, dir := qemu(t, testboot.Timeouts{Boot: 2 * time.Minute})
+		q, dir := qemu(t, testboot.Timeouts{Boot: 6 * time.Minute})
 		start := time.Now()
 		report, err := q.Boot(t.Context(), build.BootTest{Disk: build.Artifact{Format: "raw", Path: path}, Firmware: firmware})
 		if errs.CodeOf(err) != testboot.CodeBoot || !strings.Contains(err.Error(), "firmware found nothing to boot") {
@@ -72,7 +72,7 @@ func TestDisksWithoutABootLoader(t *testing.T) {
 
 func TestLoginIsUpWithoutCloudInit(t *testing.T) {
 	path := boottest.Tiny(t, "login", "")
-	q, dir := qemu(t, testboot.Timeouts{Boot: time.Minute})
+	q, dir := qemu(t, testboot.Timeouts{Boot: 5 * time.Minute})
 	before := digest(t, path)
 	report, err := q.Boot(t.Context(), build.BootTest{Disk: build.Artifact{Format: "raw", Path: path}, Firmware: "both"})
 	if err != nil || report.Seconds <= 0 || report.CloudInit != "" || report.Firmware != "both" {

@@ -78,7 +78,7 @@ func Debian(t testing.TB) Image {
 }
 
 func ensure(ctx context.Context) (Image, error) {
-	ctx, stop := context.WithTimeout(ctx, 9*time.Minute)
+	ctx, stop := context.WithTimeout(ctx, 20*time.Minute)
 	defer stop()
 	cache, err := os.UserCacheDir()
 	if err != nil {

@@ -49,7 +49,7 @@ func realStand(t *testing.T, flavor string) stand {
 	}
 	s.flavor = f.ID
 	s.booter, err = cloud.New(cloud.Config{Nova: s.nova, Images: s.glance, Projects: projects, Project: "other", Flavor: flavor, Zone: "nova:" + os.Getenv("KILN_TEST_LIBVIRT_HOST"),
-		Timeouts: testboot.Timeouts{Boot: 8 * time.Minute}})
+		Timeouts: testboot.Timeouts{Boot: 20 * time.Minute}})
 	if err != nil {
 		t.Fatal(err)
 	}
