@@ -239,11 +239,13 @@ const removeTries = 10
 // remove takes an image away with its snapshots; no error where it is gone.
 func (p *pool) remove(name string) error {
 	var err error
-	for range removeTries {
-		// ESTALE: the name stood for one image when it was looked up and for another when it was used.
-		if err = p.removeOnce(name); !is(err, syscall.ESTALE) {
+	for try := range removeTries {
+		// ESTALE: the name stood for one image when it was looked up and for another when it was used. EBUSY: another
+		// remover has the image open at this moment, to take its snapshots away.
+		if err = p.removeOnce(name); !is(err, syscall.ESTALE) && !is(err, syscall.EBUSY) {
 			return err
 		}
+		time.Sleep(time.Duration(try) * 100 * time.Millisecond)
 	}
 	return err
 }
@@ -312,12 +314,28 @@ func (p *pool) Sweep(ctx context.Context) error {
 		return errors.Join(all, fault(err, "listing the trash"))
 	}
 	for _, t := range trash {
-		if err := rbd.TrashRemove(p.ioctx, t.Id, false); err != nil && !errors.Is(err, rbd.ErrNotFound) &&
-			!is(err, syscall.ENOTEMPTY) && !is(err, syscall.EBUSY) && !is(err, syscall.EPERM) {
+		if err := p.sweepTrash(t.Id); err != nil {
 			all = errors.Join(all, fault(err, "removing "+t.Name+" from the trash"))
 		}
 	}
 	return all
+}
+
+// sweepTrash removes an image from the trash, unless clones hang on it or somebody still has it open. Its snapshots go
+// first: two removers at once may have left one.
+func (p *pool) sweepTrash(id string) error {
+	image, err := rbd.OpenImageById(p.ioctx, id, rbd.NoSnapshot)
+	if err == nil {
+		err = errors.Join(dropSnapshots(image), closing(image))
+	}
+	if err != nil && !errors.Is(err, rbd.ErrNotFound) {
+		return err
+	}
+	err = rbd.TrashRemove(p.ioctx, id, false)
+	if errors.Is(err, rbd.ErrNotFound) || is(err, syscall.ENOTEMPTY) || is(err, syscall.EBUSY) || is(err, syscall.EPERM) {
+		return nil
+	}
+	return err
 }
 
 func (p *pool) sweepPart(name string) error {

@@ -136,6 +136,9 @@ func TestRealContract(t *testing.T) {
 		},
 		Settle: 35 * time.Second, // osd_client_watch_timeout is 30 s
 	})
+	if err := open(t, namespace).Sweep(t.Context()); err != nil {
+		t.Error(err)
+	}
 	if left, err := rbd.GetImageNames(ioctx); err != nil || len(left) != 0 {
 		t.Errorf("after all is deleted and swept: %v, %v", left, err)
 	}
