@@ -2,9 +2,7 @@ package output_test
 
 import (
 	"bytes"
-	"context"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,6 +13,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/build/testboot/boottest"
 	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/sandbox"
+	"github.com/kiln-cloud/kiln/pkg/testkit/docker"
 )
 
 // make2 makes the artifact twice, the second time from the disk in raw form: both must be the same bytes.
@@ -80,79 +79,23 @@ func TestDebianSystemRuns(t *testing.T) {
 
 func TestDebianRunsInDocker(t *testing.T) {
 	path := make2(t, output.Docker)
-	docker := dockerd(t)
-	loaded := docker("load", "-i", path)
+	run := docker.Start(t)
+	loaded := run("load", "-i", path)
 	_, image, ok := strings.Cut(strings.TrimSpace(loaded), "Loaded image: ")
 	if !ok || !strings.HasPrefix(image, "kiln/debian-12-web:") {
 		t.Fatalf("docker load: %s", loaded)
 	}
-	said := docker("run", "--rm", "--network", "none", image, "/bin/bash", "-ec",
+	said := run("run", "--rm", "--network", "none", image, "/bin/bash", "-ec",
 		"cat /etc/boottest-link '/etc/odd name\\ with \"all\"'; getcap /bin/ping; ls -A /boot /usr/lib/modules; test ! -e /etc/fstab; dpkg --verify bash; stat -c %U:%a /etc/shadow; python3 -c 'print(6*7)'")
 	for _, want := range []string{"one\nodd\n", "cap_net_raw=ep", "/boot:\n\n/usr/lib/modules:\n", "root:640", "42"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("%q is not in:\n%s", want, said)
 		}
 	}
-	inspected := docker("inspect", "--format", "{{json .Config}} {{.Architecture}} {{len .RootFS.Layers}}", image)
+	inspected := run("inspect", "--format", "{{json .Config}} {{.Architecture}} {{len .RootFS.Layers}}", image)
 	for _, want := range []string{`"Cmd":["/bin/bash"]`, `"org.opencontainers.image.title":"debian-12-web"`, "PATH=/usr/local/sbin", "amd64 1"} {
 		if !strings.Contains(inspected, want) {
 			t.Errorf("%q is not in %s", want, inspected)
 		}
-	}
-}
-
-// dockerd starts a Docker of the test's own, and gives what runs its client. It has no network and none of this
-// machine's folders; it ends with the test, or with this process.
-func dockerd(t *testing.T) func(args ...string) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "kd") //nolint:usetesting // short: a socket's path may have 107 characters
-	if err != nil {
-		t.Fatal(err)
-	}
-	socket := "unix://" + dir + "/s"
-	var log bytes.Buffer
-	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-	cmd := exec.CommandContext(ctx, "dockerd", "--data-root", dir+"/data", "--exec-root", dir+"/exec", "--host", socket, "--pidfile", dir+"/pid",
-		"--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=vfs", "--config-file", dir+"/none.json", "--containerd-namespace", "kiln-test")
-	if err := os.WriteFile(dir+"/none.json", []byte("{}"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd.Stdout, cmd.Stderr = &log, &log
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.WaitDelay = 20 * time.Second
-	if err := disk.StartTied(cmd); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		stop()
-		cmd.Wait()
-		if t.Failed() {
-			t.Log(log.String()[max(0, log.Len()-3000):])
-		}
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	client := func(args ...string) (string, error) {
-		ctx, stop := context.WithTimeout(t.Context(), 2*time.Minute)
-		defer stop()
-		out, err := exec.CommandContext(ctx, "docker", append([]string{"--host", socket}, args...)...).CombinedOutput()
-		return string(out), err
-	}
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
-		if _, err := client("version"); err == nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("dockerd does not answer:\n%s", log.String())
-		}
-	}
-	return func(args ...string) string {
-		t.Helper()
-		out, err := client(args...)
-		if err != nil {
-			t.Fatalf("docker %v: %v\n%s", args, err, out)
-		}
-		return out
 	}
 }
