@@ -69,6 +69,11 @@ func newFactory(t *testing.T) *factory {
 		if err := s.start("factory", "kiln-worker", "--config-file="+s.conf("kiln"), "--config-file="+s.conf("factory")); err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() { // the other tests know two workers
+			if err := s.stop("factory"); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 	f := &factory{stand: s, t: t, member: s.as(t, "member"), dir: filepath.Join(t.TempDir(), "repository")}
 	var src build.Source

@@ -22,11 +22,11 @@ type moment struct {
 	here func(ctx context.Context, s *stand, j job.Job, origin string) (bool, error)
 }
 
-// bootstrapBegan, inSandbox and uploading are moments that leave much behind: a tree that is being unpacked, a
+// unpacking, inSandbox and uploading are moments that leave much behind: a tree that is being unpacked, a
 // container on a mounted disk, half an image in Glance.
 var (
-	bootstrapBegan = moment{"after the bootstrap began", func(_ context.Context, s *stand, j job.Job, _ string) (bool, error) {
-		return s.runs(s.ownerOf(j), "mmdebstrap"), nil
+	unpacking = moment{"while it fetches and unpacks", func(_ context.Context, s *stand, j job.Job, _ string) (bool, error) {
+		return s.runs(s.ownerOf(j), "dpkg-deb") || s.runs(s.ownerOf(j), "apt-get"), nil
 	}}
 	inSandbox = moment{"in the sandbox", func(_ context.Context, s *stand, j job.Job, _ string) (bool, error) {
 		return s.runs(s.ownerOf(j), "dpkg"), nil
@@ -42,11 +42,12 @@ func TestRealWorkerKilled(t *testing.T) {
 	src := s.source(t)
 	member := s.as(t, "member")
 
+	// By force: what earlier runs kept of its steps would leave nothing to be killed in.
 	var b build.Build
-	if err := member.Post(t.Context(), "/v1/builds", doc{"source": src.Name, "recipe": "small"}, &b); err != nil {
+	if err := member.Post(t.Context(), "/v1/builds", doc{"source": src.Name, "recipe": "small", "force": true}, &b); err != nil {
 		t.Fatal(err)
 	}
-	s.killAt(t, b.JobID, b.ID, bootstrapBegan, inSandbox)
+	s.killAt(t, b.JobID, b.ID, unpacking, inSandbox)
 	if err := member.Get(t.Context(), "/v1/builds/"+b.ID, &b); err != nil || b.State != build.Succeeded {
 		t.Fatalf("build %+v, error %v", b, err)
 	}

@@ -83,6 +83,23 @@ func (s *stand) kill(name string) error {
 	return nil
 }
 
+// stop asks a program to end and waits for that.
+func (s *stand) stop(name string) error {
+	s.mu.Lock()
+	p := s.procs[name]
+	p.end = true
+	s.mu.Unlock()
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	select {
+	case <-p.done:
+		return nil
+	case <-time.After(30 * time.Second):
+		return fmt.Errorf("%s did not end within 30 s of SIGTERM", name)
+	}
+}
+
 // stopPrograms asks all programs to end; one that has to be killed, or ended before, is an error.
 func (s *stand) stopPrograms() error {
 	err := s.endedByItself()
