@@ -206,7 +206,7 @@ func (w *Watch) base(ctx context.Context, r Recipe) error {
 			return d, err
 		}
 		if newest == nil && !r.Spec.Triggers.NoPush { // its first build may have failed because the base was not there yet
-			if failed, err := w.lastFailed(ctx, r.ID); err != nil || !*failed {
+			if failed, err := w.lastFailed(ctx, r.ID); err != nil || !failed {
 				return d, err
 			}
 		}
@@ -307,16 +307,17 @@ func (w *Watch) unmarked(ctx context.Context, r Recipe, t Trigger, keys ...strin
 	for _, m := range marks {
 		fired[m.Key] = m.FiredAt
 	}
-	var failed *bool
+	var asked, failed bool
 	var out []string
 	for _, k := range keys {
 		at, marked := fired[k]
-		if marked && w.Now().Sub(at) >= retryAfter && failed == nil {
+		if marked && w.Now().Sub(at) >= retryAfter && !asked {
 			if failed, err = w.lastFailed(ctx, r.ID); err != nil {
 				return nil, err
 			}
+			asked = true
 		}
-		if !marked || w.Now().Sub(at) >= retryAfter && *failed {
+		if !marked || w.Now().Sub(at) >= retryAfter && failed {
 			out = append(out, k)
 		}
 	}
@@ -324,11 +325,10 @@ func (w *Watch) unmarked(ctx context.Context, r Recipe, t Trigger, keys ...strin
 }
 
 // lastFailed tells whether the newest build of the recipe failed.
-func (w *Watch) lastFailed(ctx context.Context, recipeID string) (*bool, error) {
+func (w *Watch) lastFailed(ctx context.Context, recipeID string) (bool, error) {
 	q := listing.Query{Limit: 1, Sort: []listing.Key{{Field: "created_at", Desc: true}}}
 	newest, err := w.Store.ListBuilds(ctx, q.Where("recipe_id", recipeID))
-	failed := err == nil && len(newest) > 0 && newest[0].State == Failed
-	return &failed, err
+	return err == nil && len(newest) > 0 && newest[0].State == Failed, err
 }
 
 func (w *Watch) marks(t Trigger, keys []string) []Mark {

@@ -64,9 +64,8 @@ type Glance interface {
 	Upload(ctx context.Context, id string, r io.Reader, size int64) error
 	PatchImage(ctx context.Context, id string, p GlancePatch) (GlanceImage, error)
 	DeleteImage(ctx context.Context, id string) error
-	// ShareImage offers an image of visibility shared to a project, UnshareImage takes that back; again is no error.
-	ShareImage(ctx context.Context, id, projectID string) error
-	UnshareImage(ctx context.Context, id, projectID string) error
+	// AddMember offers an image of visibility shared to a project; again is no error.
+	AddMember(ctx context.Context, id, projectID string) error
 	// Download opens the image's bytes from offset.
 	Download(ctx context.Context, id string, offset int64) (io.ReadCloser, error)
 }

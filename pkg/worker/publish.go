@@ -244,7 +244,7 @@ func (p *publisher) show(ctx context.Context, imageID string, v catalog.Version,
 		return err
 	}
 	for _, project := range publish.Members {
-		if err := p.Glance.ShareImage(ctx, imageID, project); err != nil {
+		if err := p.Glance.AddMember(ctx, imageID, project); err != nil {
 			return err
 		}
 	}

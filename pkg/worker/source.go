@@ -77,8 +77,7 @@ func (h *syncHandler) found(ctx context.Context, j job.Job, read build.Reading, 
 		reason = fmt.Sprintf("commit %.7s of source %s, %s", read.Commit, src.Name, why)
 	}
 	by := job.By{ProjectID: src.ProjectID, UserID: j.UserID, RequestID: j.RequestID}
-	service := build.Service{Store: h.Store, Desk: job.Desk{Jobs: h.Store, Tx: h.Store, Events: h.Store, Now: h.Now, NewID: uuid.NewString}}
-	if _, err := service.Found(ctx, by, src.ID, read, reason); err != nil {
+	if _, err := h.builds().Found(ctx, by, src.ID, read, reason); err != nil {
 		return err
 	}
 	return h.Store.Record(ctx, event.Event{Type: "source.synced", Resource: "sources/" + src.ID, ProjectID: src.ProjectID, RequestID: j.RequestID})

@@ -206,29 +206,6 @@ func patch(now catalog.GlanceImage, p catalog.GlancePatch) []change {
 	return changes
 }
 
-// ShareImage offers a shared image to a project; again is no error. The project sees it by its id at once, and in lists
-// once it accepts (https://docs.openstack.org/api-ref/image/v2/#create-image-member).
-func (c *Client) ShareImage(ctx context.Context, id, projectID string) error {
-	err := c.service.Do(ctx, openstack.Call{
-		Operation: "add_member", Method: http.MethodPost, Path: "images/" + openstack.Segment(id) + "/members", Body: map[string]string{"member": projectID},
-	})
-	if errs.Is(err, errs.Conflict) { // a member already
-		return nil
-	}
-	return err
-}
-
-// UnshareImage takes the offer back; no error where there was none.
-func (c *Client) UnshareImage(ctx context.Context, id, projectID string) error {
-	err := c.service.Do(ctx, openstack.Call{
-		Operation: "remove_member", Method: http.MethodDelete, Path: "images/" + openstack.Segment(id) + "/members/" + openstack.Segment(projectID),
-	})
-	if errs.Is(err, errs.NotFound) {
-		return nil
-	}
-	return err
-}
-
 // DeleteImage removes the image, and tries again where Glance is away or meets a store that is busy with the image
 // (500); errs.NotFound for none, errs.Conflict where it is in use, errs.Forbidden where it is protected.
 func (c *Client) DeleteImage(ctx context.Context, id string) error {

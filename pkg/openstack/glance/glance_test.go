@@ -129,14 +129,14 @@ func TestRealIDsAreUsedOnce(t *testing.T) {
 func shares(t *testing.T, c *glance.Client, n catalog.NewGlanceImage) {
 	t.Helper()
 	other, shared, yes, no := uuid.NewString(), "shared", true, false
-	if err := c.ShareImage(t.Context(), n.ID, other); err == nil {
+	if err := c.AddMember(t.Context(), n.ID, other); err == nil {
 		t.Error("a private image was shared")
 	}
 	for range 2 {
 		if _, err := c.PatchImage(t.Context(), n.ID, catalog.GlancePatch{Visibility: &shared, Protected: &yes}); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.ShareImage(t.Context(), n.ID, other); err != nil {
+		if err := c.AddMember(t.Context(), n.ID, other); err != nil {
 			t.Errorf("share: %v", err)
 		}
 	}
@@ -144,7 +144,7 @@ func shares(t *testing.T, c *glance.Client, n catalog.NewGlanceImage) {
 		t.Errorf("a protected image was deleted: %v", err)
 	}
 	for range 2 {
-		if err := c.UnshareImage(t.Context(), n.ID, other); err != nil {
+		if err := c.RemoveMember(t.Context(), n.ID, other); err != nil {
 			t.Errorf("unshare: %v", err)
 		}
 		if _, err := c.PatchImage(t.Context(), n.ID, catalog.GlancePatch{Protected: &no}); err != nil {
