@@ -129,17 +129,24 @@ func (n named) check() error {
 	return nil
 }
 
-func (a *api) createUpgrade(ctx context.Context, req *Request[named]) (Response, error) {
-	v, err := a.versionOfBody(ctx, req)
+// newUpgrade names a version as named does, and says how it is upgraded.
+type newUpgrade struct {
+	ImageID string             `json:"image_id"`
+	Family  catalog.FamilyName `json:"family"`
+	Channel string             `json:"channel"`
+	Policy  upgrade.Policy     `json:"policy"`
+}
+
+func (a *api) createUpgrade(ctx context.Context, req *Request[newUpgrade]) (Response, error) {
+	v, err := versionOfBody(ctx, a, req, named{ImageID: req.Body.ImageID, Family: req.Body.Family, Channel: req.Body.Channel})
 	if err != nil {
 		return Response{}, err
 	}
-	u, err := a.upgrades.Request(ctx, req.By, v)
+	u, err := a.upgrades.Request(ctx, req.By, v, upgrade.Wish{Policy: req.Body.Policy})
 	return accepted("/v1/upgrades/"+u.ID, u), err
 }
 
-func (a *api) versionOfBody(ctx context.Context, req *Request[named]) (catalog.Version, error) {
-	n := req.Body
+func versionOfBody[In any](ctx context.Context, a *api, req *Request[In], n named) (catalog.Version, error) {
 	if err := n.check(); err != nil {
 		return catalog.Version{}, err
 	}

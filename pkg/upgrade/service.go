@@ -11,7 +11,15 @@ import (
 
 // JobPayload is the input of a job.Upgrade.
 type JobPayload struct {
-	UpgradeID string `json:"upgrade_id"`
+	UpgradeID string       `json:"upgrade_id"`
+	Share     []PackageRef `json:"share,omitempty"` // Request.Share
+}
+
+// Wish is how somebody wants an upgrade. The zero value is one upgrade by itself, done the careful way.
+type Wish struct {
+	Policy     Policy
+	CampaignID string
+	Share      []PackageRef
 }
 
 // Service starts upgrades.
@@ -22,8 +30,11 @@ type Service struct {
 
 // Request starts the upgrade of a version into a new one of its family. errs.Conflict for a revoked or deleted version,
 // and while an upgrade of it is open.
-func (s *Service) Request(ctx context.Context, by job.By, v catalog.Version) (Upgrade, error) {
+func (s *Service) Request(ctx context.Context, by job.By, v catalog.Version, w Wish) (Upgrade, error) {
 	if err := v.MayUse(); err != nil {
+		return Upgrade{}, err
+	}
+	if err := w.Policy.Check(); err != nil {
 		return Upgrade{}, err
 	}
 	var u Upgrade
@@ -34,14 +45,14 @@ func (s *Service) Request(ctx context.Context, by job.By, v catalog.Version) (Up
 		now := s.Now().UTC()
 		u = Upgrade{
 			ID: s.NewID(), ProjectID: v.ProjectID, Family: v.Family, FromVersion: v.Name, FromImageID: v.ImageID,
-			State: Queued, JobID: s.NewID(), CreatedAt: now, UpdatedAt: now,
+			State: Queued, JobID: s.NewID(), Policy: w.Policy, CampaignID: w.CampaignID, CreatedAt: now, UpdatedAt: now,
 		}
 		if err := s.Store.CreateUpgrade(ctx, u); err != nil {
 			return err
 		}
 		if _, err := s.Start(ctx, by, job.Draft{
 			ID: u.JobID, Kind: job.Upgrade, Queue: job.WorkerQueue, ProjectID: u.ProjectID,
-			Resource: "upgrades/" + u.ID, Payload: JobPayload{UpgradeID: u.ID},
+			Resource: "upgrades/" + u.ID, Payload: JobPayload{UpgradeID: u.ID, Share: w.Share},
 		}); err != nil {
 			return err
 		}

@@ -4,10 +4,12 @@ package upgrade
 import (
 	"context"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/kiln-cloud/kiln/pkg/build"
 	"github.com/kiln-cloud/kiln/pkg/catalog"
+	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/listing"
 )
 
@@ -35,6 +37,8 @@ type Upgrade struct {
 	ToImageID   string             `json:"to_image_id"`
 	State       State              `json:"state"`
 	JobID       string             `json:"job_id"`
+	Policy      Policy             `json:"policy"`
+	CampaignID  string             `json:"campaign_id"` // "" for one that somebody asked for by itself
 	Report      *Report            `json:"report,omitempty"`
 	Error       string             `json:"error"`
 	CreatedAt   time.Time          `json:"created_at"`
@@ -48,6 +52,43 @@ type Suite struct {
 	Components []string `json:"components"`
 }
 
+// Policy says how an upgrade does what can be done in several ways. The zero value is the careful way.
+type Policy struct {
+	Conffiles string `json:"conffiles,omitempty"` // configuration files that owner and package both changed: keep (the default), new, fail
+	Running   string `json:"running,omitempty"`   // packages whose scripts need a running system: hold (the default), boot (in quarantine)
+	Security  bool   `json:"security,omitempty"`  // fixes of security suites only
+	GrowGiB   int    `json:"grow_gib,omitempty"`  // how far a full disk may grow, in GiB of its virtual size; 0: not at all
+	TestBoot  bool   `json:"test_boot,omitempty"` // the new version is booted before it is published
+}
+
+// Values of Policy.Conffiles and Policy.Running; "" is the first of each.
+const (
+	ConffilesKeep = "keep"
+	ConffilesNew  = "new"
+	ConffilesFail = "fail"
+	RunningHold   = "hold"
+	RunningBoot   = "boot"
+)
+
+// maxGrowGiB bounds Policy.GrowGiB.
+const maxGrowGiB = 16 << 10
+
+// Check refuses a policy that nobody can follow: errs.Invalid.
+func (p Policy) Check() error {
+	bad := func(field, format string, args ...any) error {
+		return errs.New(errs.Invalid, "kiln.upgrade.policy", format, args...).At(errs.Where{Field: "policy." + field})
+	}
+	switch {
+	case !slices.Contains([]string{"", ConffilesKeep, ConffilesNew, ConffilesFail}, p.Conffiles):
+		return bad("conffiles", "%q is no way to treat configuration files: keep, new or fail", p.Conffiles)
+	case !slices.Contains([]string{"", RunningHold, RunningBoot}, p.Running):
+		return bad("running", "%q is no way to treat packages that need a running system: hold or boot", p.Running)
+	case p.GrowGiB < 0 || p.GrowGiB > maxGrowGiB:
+		return bad("grow_gib", "%d GiB: a disk may grow by 0 to %d GiB", p.GrowGiB, maxGrowGiB)
+	}
+	return nil
+}
+
 // Request is what an Upgrader is given. Original is only read.
 type Request struct {
 	Original       string // path
@@ -56,8 +97,13 @@ type Request struct {
 	WorkDir        string // empty, on a disk with room
 	Output         string // path of the new image
 	OutputFormat   string // "qcow2" or "raw"
-	Log            io.Writer
-	Progress       func(step string, done, total int64, unit string)
+	Policy         Policy
+	// Share are changes that other images of the batch get too, closed under their dependencies. The first image whose
+	// upgrade has them all is recorded while the package manager makes them; the next ones get the record where every
+	// input of it is proven equal. Empty: the package manager does everything.
+	Share    []PackageRef
+	Log      io.Writer
+	Progress func(step string, done, total int64, unit string)
 }
 
 // PackageChange is one package that the upgrade changed.
@@ -79,6 +125,27 @@ type Report struct {
 	KernelTo   string          `json:"kernel_to"`
 	Downloaded int64           `json:"downloaded_bytes"`
 	Steps      []build.Step    `json:"steps"`
+
+	Conffiles []Conffile `json:"conffiles"` // that owner and package both changed
+	Scripts   []Ran      `json:"scripts"`   // maintainer scripts that are more than safe
+	Record    string     `json:"record"`    // what the batch's shared changes came by: "", recorded, replayed, or why they were not replayed
+	Replayed  int        `json:"replayed"`  // files that came from the record
+	Changed   int        `json:"changed"`   // files that differ from the original
+	GrownTo   int64      `json:"grown_to"`  // virtual size in bytes; 0 where it stayed
+}
+
+// Conffile is a configuration file that its owner and its package both changed.
+type Conffile struct {
+	Path    string `json:"path"`
+	Package string `json:"package"`
+	Taken   string `json:"taken"` // owner: as it was; package: the new one
+}
+
+// Ran is a package whose maintainer scripts were more than safe.
+type Ran struct {
+	Package string `json:"package"`
+	Script  Script `json:"script"`
+	Why     string `json:"why"`
 }
 
 // Upgrader makes the new image file. It is safe to call again after any failure, and leaves nothing mounted,

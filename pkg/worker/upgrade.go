@@ -88,6 +88,10 @@ func (h *upgradeHandler) construct(ctx context.Context, r *job.Run, u *upgrade.U
 	if g, err := h.publisher.leftover(ctx, u.ID); err != nil || g != nil {
 		return g, h.adopt(ctx, r, *u, original, g, pub, err)
 	}
+	var payload upgrade.JobPayload
+	if err := r.Job.Decode(&payload); err != nil {
+		return nil, err
+	}
 	path, err := h.images.get(ctx, r, original)
 	if err != nil {
 		return nil, err
@@ -99,7 +103,7 @@ func (h *upgradeHandler) construct(ctx context.Context, r *job.Run, u *upgrade.U
 	out := filepath.Join(dir, "upgraded."+original.DiskFormat)
 	made, err := h.Upgrader.Upgrade(ctx, upgrade.Request{
 		Original: path, OriginalFormat: original.DiskFormat, Suites: h.Suites.For(before.OS.Codename),
-		WorkDir: dir, Output: out, OutputFormat: original.DiskFormat, Log: r, Progress: r.Progress,
+		WorkDir: dir, Output: out, OutputFormat: original.DiskFormat, Policy: u.Policy, Share: payload.Share, Log: r, Progress: r.Progress,
 	})
 	if err != nil {
 		return nil, disk.NoSpace(err, "the worker's disk")

@@ -300,7 +300,7 @@ func TestUpgradeMakesANewVersionAndTellsWhatItClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	up := upgrade.Service{Desk: s.builds.Desk, Store: s.db}
-	u, err := up.Request(t.Context(), s.by(), from)
+	u, err := up.Request(t.Context(), s.by(), from, upgrade.Wish{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -272,6 +272,8 @@ CREATE TABLE IF NOT EXISTS `upgrades` (
   `to_image_id` VARCHAR(64) NOT NULL,
   `state` VARCHAR(32) NOT NULL,
   `job_id` VARCHAR(64) NOT NULL,
+  `policy` LONGTEXT NULL,
+  `campaign_id` VARCHAR(64) NOT NULL,
   `report` LONGTEXT NULL,
   `error` MEDIUMTEXT NOT NULL,
   `created_at` DATETIME(6) NOT NULL,

@@ -271,6 +271,8 @@ CREATE TABLE IF NOT EXISTS `upgrades` (
   `to_image_id` TEXT NOT NULL,
   `state` TEXT NOT NULL,
   `job_id` TEXT NOT NULL,
+  `policy` TEXT,
+  `campaign_id` TEXT NOT NULL,
   `report` TEXT,
   `error` TEXT NOT NULL,
   `created_at` TEXT NOT NULL,
