@@ -44,6 +44,7 @@ require (
 	gitlab.com/gitlab-org/api/client-go v0.157.1 // indirect
 	golang.org/x/oauth2 v0.37.0 // indirect
 	golang.org/x/time v0.15.0 // indirect
+	pgregory.net/rapid v1.2.0
 )
 
 require (

@@ -1,6 +1,7 @@
 package upgrade
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -45,7 +46,12 @@ type PlannedChange struct {
 	SHA256   string   `json:"sha256"`   // of the package file, hex
 	Script   Script   `json:"script"`
 	Why      string   `json:"why"` // what in the scripts made Script diverted or needs_running
+	// Needs are other changes of the plan, as "name:architecture", without which this one would leave unmet dependencies.
+	Needs []string `json:"needs,omitempty"`
 }
+
+// ID names a package of an image: dpkg allows one of each name and architecture.
+func (r PackageRef) ID() string { return r.Name + ":" + r.Architecture }
 
 // Held is a package with a published fix that the upgrade would leave as it is.
 type Held struct {
@@ -57,18 +63,21 @@ type Held struct {
 
 // Plan is what an upgrade of one image would do. Making it changes nothing.
 type Plan struct {
-	ImageID    string          `json:"image_id"`
-	ProjectID  string          `json:"project_id"`
-	Changes    []PlannedChange `json:"changes"` // sorted by name and architecture
-	Held       []Held          `json:"held"`
-	CVEs       []string        `json:"cves"`
-	Download   int64           `json:"download_bytes"`
-	Grows      int64           `json:"grows_bytes"` // of the image's file system; negative where it shrinks
-	Kernel     bool            `json:"kernel"`      // a kernel, its initial RAM disk or its modules change
-	BootLoader bool            `json:"boot_loader"` // a package of the boot loader changes
-	Refused    string          `json:"refused"`     // why the image cannot be upgraded offline at all; "" where it can
-	Group      string          `json:"group"`       // equal for images to which the same would be done
-	CreatedAt  time.Time       `json:"created_at"`
+	ImageID      string          `json:"image_id"`
+	ProjectID    string          `json:"project_id"`
+	Release      string          `json:"release"`      // codename
+	Architecture string          `json:"architecture"` // Debian's name
+	Policy       Policy          `json:"policy"`       // that it was made under
+	Changes      []PlannedChange `json:"changes"`      // sorted by name and architecture
+	Held         []Held          `json:"held"`
+	CVEs         []string        `json:"cves"`
+	Download     int64           `json:"download_bytes"`
+	Grows        int64           `json:"grows_bytes"` // of the image's file system; negative where it shrinks
+	Kernel       bool            `json:"kernel"`      // a kernel, its initial RAM disk or its modules change
+	BootLoader   bool            `json:"boot_loader"` // a package of the boot loader changes
+	Refused      string          `json:"refused"`     // why the image cannot be upgraded offline at all; "" where it can
+	Group        string          `json:"group"`       // equal for images to which the same would be done
+	CreatedAt    time.Time       `json:"created_at"`
 }
 
 // Refs are the changes as two images can share them.
@@ -78,6 +87,25 @@ func (p Plan) Refs() []PackageRef {
 		out[i] = c.PackageRef
 	}
 	return out
+}
+
+// Preferences are records of apt's preferences (https://manpages.debian.org/apt_preferences) under which dist-upgrade makes
+// the plan's changes and no others, over the same suites: the planned versions are wanted, and nothing else may replace
+// what is installed.
+func (p Plan) Preferences() []byte {
+	var b bytes.Buffer
+	for _, c := range p.Changes {
+		if c.To == "" {
+			continue
+		}
+		arch := c.Architecture
+		if arch == "all" {
+			arch = p.Architecture
+		}
+		fmt.Fprintf(&b, "Package: %s:%s\nPin: version %s\nPin-Priority: 990\n\n", c.Name, arch, c.To)
+	}
+	b.WriteString("Package: *\nPin: release n=*\nPin-Priority: 50\n")
+	return b.Bytes()
 }
 
 // GroupOf names a set of changes: sha256 over the sorted changes.
@@ -118,6 +146,7 @@ type Question struct {
 // PackageState is what the package manager of an image knows, as its files have it.
 type PackageState struct {
 	Status      []byte            // /var/lib/dpkg/status
+	Foreign     []byte            // /var/lib/dpkg/arch, the architectures beside its own; nil where there is none
 	Extended    []byte            // /var/lib/apt/extended_states; nil where there is none
 	Preferences map[string][]byte // /etc/apt/preferences and preferences.d/*, by file name
 }
