@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,21 +34,9 @@ func Open(ctx context.Context, cfg Config) (Backend, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	conn, err := rados.NewConnWithUser(cfg.User)
+	conn, err := connect(cfg)
 	if err != nil {
-		return nil, errs.Wrap(err, errs.Invalid, "kiln.ceph.config", "the Ceph user %q", cfg.User)
-	}
-	if err := conn.ReadConfigFile(cfg.Conf); err != nil {
-		return nil, errs.Wrap(err, errs.Invalid, "kiln.ceph.config", "%s cannot be read", cfg.Conf)
-	}
-	seconds := strconv.Itoa(max(1, int(math.Ceil(cfg.Timeout.Seconds()))))
-	for _, option := range []string{"rados_mon_op_timeout", "rados_osd_op_timeout", "client_mount_timeout"} {
-		if err := conn.SetConfigOption(option, seconds); err != nil {
-			return nil, errs.Wrap(err, errs.Invalid, "kiln.ceph.config", "the Ceph option %s", option)
-		}
-	}
-	if err := conn.Connect(); err != nil {
-		return nil, fault(err, "connecting as "+cfg.User)
+		return nil, err
 	}
 	ioctx, err := conn.OpenIOContext(cfg.Pool)
 	if err != nil {

@@ -17,10 +17,17 @@ import (
 	"github.com/ceph/go-ceph/rados"
 	"github.com/ceph/go-ceph/rbd"
 
+	"github.com/google/uuid"
+
 	"github.com/kiln-cloud/kiln/pkg/cache"
 	"github.com/kiln-cloud/kiln/pkg/cache/cachetest"
+	"github.com/kiln-cloud/kiln/pkg/catalog"
 	"github.com/kiln-cloud/kiln/pkg/ceph"
+	"github.com/kiln-cloud/kiln/pkg/disk/remote"
+	"github.com/kiln-cloud/kiln/pkg/disk/remote/remotetest"
 	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/openstack/cloudtest"
+	"github.com/kiln-cloud/kiln/pkg/openstack/glance"
 	"github.com/kiln-cloud/kiln/pkg/testkit/real"
 )
 
@@ -249,5 +256,75 @@ func TestRealOpenSaysWhatIsWrong(t *testing.T) {
 	}
 	if errs.CodeOf(err) != "kiln.ceph.denied" {
 		t.Errorf("another cluster's pool: %v", err)
+	}
+}
+
+// What Glance keeps in this Ceph is read as any disk is: its own layout, a pool that is only read.
+func TestRealLocations(t *testing.T) {
+	g := glance.New(cloudtest.Real(t, "kiln", "service", real.Glance, real.Ceph))
+	data := remotetest.Data()
+	image, err := g.CreateImage(t.Context(), catalog.NewGlanceImage{ID: uuid.NewString(), Name: "collect-rbd", DiskFormat: "raw", ContainerFormat: "bare", Visibility: "private"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := g.DeleteImage(context.WithoutCancel(t.Context()), image.ID); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := g.Upload(t.Context(), image.ID, bytes.NewReader(data), int64(len(data))); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.CopyToStores(t.Context(), image.ID, []string{"rbd1"}); err != nil {
+		t.Fatal(err)
+	}
+	at := ""
+	for until := time.Now().Add(time.Minute); at == "" && time.Now().Before(until); time.Sleep(200 * time.Millisecond) {
+		all, err := g.Locations(t.Context(), image.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range all {
+			if strings.HasPrefix(l.URL, "rbd://") {
+				at = l.URL
+			}
+		}
+	}
+	cfg := config("")
+	l, err := ceph.OpenLocations(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	remotetest.Run(t, func(t *testing.T, _ []byte) io.ReaderAt {
+		d, err := l.Open(t.Context(), at)
+		if err != nil {
+			t.Fatalf("%s: %v", at, err)
+		}
+		if d.Size() != int64(len(data)) {
+			t.Errorf("%d bytes", d.Size())
+		}
+		r := remote.New(t.Context(), d, d.Size(), remote.Options{})
+		t.Cleanup(func() {
+			if err := r.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return r
+	})
+	where, err := ceph.ParseLocation(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, code := range map[string]string{
+		"rbd://" + where.FSID + "/images/" + uuid.NewString() + "/snap":  "kiln.ceph.not_found",
+		"rbd://" + where.FSID + "/images/" + where.Image + "/other":      "kiln.ceph.not_found",
+		"rbd://" + where.FSID + "/none/" + where.Image + "/snap":         ceph.CodeElsewhere,
+		"rbd://" + where.FSID + "/cluster-b/" + where.Image + "/snap":    ceph.CodeElsewhere,
+		"rbd://" + uuid.NewString() + "/images/" + where.Image + "/snap": ceph.CodeElsewhere,
+	} {
+		if _, err := l.Open(t.Context(), text); errs.CodeOf(err) != code {
+			t.Errorf("%s: %v", text, err)
+		}
 	}
 }

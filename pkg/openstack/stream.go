@@ -171,13 +171,26 @@ func (b *uploadBody) failed() error {
 	return b.err
 }
 
+// Stream is an answer whose body is read by the caller, who closes it.
+type Stream struct {
+	Status int // one of those that are no error
+	Header http.Header
+	Body   io.ReadCloser
+}
+
 // Download opens a stream: the status (one of ok) and the body, which the caller closes. Only standing still is limited.
 func (s *Service) Download(ctx context.Context, operation, path string, header map[string]string, ok ...int) (int, io.ReadCloser, error) {
+	st, err := s.Stream(ctx, operation, path, header, ok...)
+	return st.Status, st.Body, err
+}
+
+// Stream is Download with the answer's header.
+func (s *Service) Stream(ctx context.Context, operation, path string, header map[string]string, ok ...int) (Stream, error) {
 	moving, guard := newStall(ctx, s.cloud.cfg.Stall)
 	client, err := s.client(moving)
 	if err != nil {
 		guard.end()
-		return 0, nil, err
+		return Stream{}, err
 	}
 	resp, err := client.Request(withOperation(moving, s.about.Name, operation), http.MethodGet, s.url(client, path, nil), &gophercloud.RequestOpts{ //nolint:bodyclose // the caller closes what it reads
 		KeepResponseBody: true, OkCodes: ok, MoreHeaders: header,
@@ -186,9 +199,10 @@ func (s *Service) Download(ctx context.Context, operation, path string, header m
 	if err != nil {
 		err = s.cloud.fault(ctx, s.about.Name, stalledOr(moving, err))
 		guard.end()
-		return 0, nil, err
+		return Stream{}, err
 	}
-	return resp.StatusCode, &downloadBody{body: resp.Body, guard: guard, service: s, moving: moving, outer: ctx}, nil
+	body := &downloadBody{body: resp.Body, guard: guard, service: s, moving: moving, outer: ctx}
+	return Stream{Status: resp.StatusCode, Header: resp.Header, Body: body}, nil
 }
 
 // downloadBody counts the time only while it waits for bytes: a slow reader is no stall.
