@@ -53,8 +53,19 @@ func (b *box) run(ctx context.Context) error {
 	}
 	limited, stop := context.WithTimeout(ctx, b.spec.Limits.Time)
 	defer stop()
-	cmd := b.command(limited, runtime)
-	err = b.runIsolated(limited, runtime, cmd, group)
+	if b.spec.Trace == nil {
+		err = b.runIsolated(limited, runtime, b.command(limited, runtime), group)
+		return b.verdict(ctx, limited, err, group)
+	}
+	trace, err := startTrace(b.bundle, b.spec.Trace, stop)
+	if err != nil {
+		return errs.Wrap(err, errs.Internal, CodeTrace, "The sandbox cannot be traced.")
+	}
+	err = b.runIsolated(limited, runtime, b.command(limited, runtime), group)
+	broken := trace.end()
+	if broken != nil && ctx.Err() == nil && !errors.Is(limited.Err(), context.DeadlineExceeded) && (err == nil || !errors.Is(broken, errNoFilter)) {
+		return broken
+	}
 	return b.verdict(ctx, limited, err, group)
 }
 

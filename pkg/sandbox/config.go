@@ -115,7 +115,7 @@ func (b *box) config(grouped bool) *specs.Spec {
 			// No network entry: the namespace that the starting thread made is inherited.
 			Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace},
 				{Type: specs.UTSNamespace}, {Type: specs.IPCNamespace}},
-			Seccomp: seccomp(b.spec.NoSync),
+			Seccomp: b.seccomp(),
 			MaskedPaths: []string{"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
 				"/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/proc/kmsg", "/proc/kallsyms", "/proc/interrupts",
 				"/proc/partitions", "/proc/diskstats", "/proc/config.gz", "/proc/vmallocinfo", "/proc/slabinfo"},

@@ -55,6 +55,10 @@ type Spec struct {
 	// NoSync makes fsync, fdatasync, sync and syncfs succeed without doing anything. Unmounting the session's file
 	// system writes everything once instead.
 	NoSync bool
+	// Trace is told of every name by which the command's processes look at files, one after the other and before it
+	// happens. It decides nothing, and the process waits for it: it must be quick. Open files, and what is in folders
+	// that were opened, are not told again. nil: nothing is traced, which costs nothing.
+	Trace func(Access)
 
 	Limits Limits
 }
@@ -96,7 +100,7 @@ func (l Limits) orDefault() Limits {
 }
 
 // Run runs one command to its end. It returns nil only if the command exited with 0. Errors: CodeExit with the last
-// lines of output, CodeTimeout, CodeMemory, CodeProcesses, CodeCancelled, CodeRuntime, CodeSpec. When it returns, no process of the
+// lines of output, CodeTimeout, CodeMemory, CodeProcesses, CodeCancelled, CodeRuntime, CodeSpec, CodeTrace. When it returns, no process of the
 // sandbox is left. It needs root.
 func Run(ctx context.Context, spec Spec) (err error) {
 	if err := spec.validate(); err != nil {

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"path/filepath"
 	"runtime"
 	"syscall"
 
@@ -34,6 +35,16 @@ var families = map[uint64]bool{unix.AF_UNIX: true, unix.AF_INET: true, unix.AF_I
 
 // lastFamily is the last one of the named families; all above are refused by one rule.
 const lastFamily = 20
+
+func (b *box) seccomp() *specs.LinuxSeccomp {
+	filter := seccomp(b.spec.NoSync)
+	if b.spec.Trace != nil {
+		// None of these calls has a rule above: what is forbidden or does nothing stays so.
+		filter.Syscalls = append(filter.Syscalls, specs.LinuxSyscall{Names: tracedNames(), Action: specs.ActNotify})
+		filter.ListenerPath = filepath.Join(b.bundle, traceSocket)
+	}
+	return filter
+}
 
 func seccomp(noSync bool) *specs.LinuxSeccomp {
 	eperm, enosys, zero := uint(syscall.EPERM), uint(syscall.ENOSYS), uint(0)
