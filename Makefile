@@ -48,7 +48,7 @@ test: ## Every test, with the real services, installing what it needs.
 
 .PHONY: bench-build
 bench-build: ## Image builders side by side, half an hour; BENCH=floor,kiln,dib,packer,mkosi chooses.
-	@tools/deps all
+	@tools/deps bench
 	@mkdir -p $(BIN)
 	$(GO) build -o $(BIN)/bench-build ./tests/bench/build
 	$(BIN)/bench-build -bench "$(BENCH)"

@@ -18,6 +18,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/recipe"
+	"github.com/kiln-cloud/kiln/pkg/upgrade"
 	"github.com/kiln-cloud/kiln/pkg/version"
 )
 
@@ -86,12 +87,12 @@ func (p *Parts) builders(native build.Builder, mirrors deb.Mirrors, proxy *mirro
 }
 
 // row is what this worker tells about itself now.
-func (p *Parts) row(builders []string, started time.Time) build.Worker {
+func (p *Parts) row(builders, own []string, started time.Time) build.Worker {
 	c := p.Config.Worker
 	free := freeBytes(c.WorkDir)
 	return build.Worker{
 		Name: p.Config.Default.Host, Host: p.Config.Default.Host, Arch: runtime.GOARCH, Builders: builders,
-		Labels: build.Labels(runtime.GOARCH, builders, free, c.Labels), FreeDisk: free, Parallel: c.Parallel,
+		Labels: build.Labels(runtime.GOARCH, builders, free, own), FreeDisk: free, Parallel: c.Parallel,
 		Version: version.String(), StartedAt: started, SeenAt: time.Now(),
 	}
 }
@@ -107,13 +108,13 @@ func freeBytes(dir string) int64 {
 
 // register keeps this worker's row in the register fresh until ctx ends. A database that is away costs a line in
 // the log: leases, not this row, decide who works.
-func (p *Parts) register(ctx context.Context, builders []string) error {
+func (p *Parts) register(ctx context.Context, builders, own []string) error {
 	started := time.Now()
 	tick := time.NewTicker(build.WorkerBeat)
 	defer tick.Stop()
 	for first := true; ; first = false {
 		call, stop := context.WithTimeout(ctx, build.WorkerBeat)
-		err := p.DB.PutWorker(call, p.row(builders, started))
+		err := p.DB.PutWorker(call, p.row(builders, own, started))
 		if err == nil && first {
 			err = p.DB.ForgetWorkers(call, started.Add(-build.WorkerForget))
 		}
@@ -130,18 +131,27 @@ func (p *Parts) register(ctx context.Context, builders []string) error {
 }
 
 // labels are the worker's, asked before each lease: free space changes.
-func (p *Parts) labels(builders []string) func() []string {
+func (p *Parts) labels(builders, own []string) func() []string {
 	return func() []string {
-		return build.Labels(runtime.GOARCH, builders, freeBytes(p.Config.Worker.WorkDir), p.Config.Worker.Labels)
+		return build.Labels(runtime.GOARCH, builders, freeBytes(p.Config.Worker.WorkDir), own)
 	}
+}
+
+// ownLabels are those of the configuration, with one more where this worker can boot what it made.
+func (p *Parts) ownLabels(b build.Booter) []string {
+	own := slices.Clone(p.Config.Worker.Labels)
+	if b != nil {
+		own = append(own, upgrade.NeedTestBoot)
+	}
+	return own
 }
 
 // checkLabels refuses labels that say what only Kiln says, or that no need could name.
 func checkLabels(labels []string) error {
 	for _, l := range labels {
 		name, _, _ := strings.Cut(l, "=")
-		if l == "" || strings.ContainsAny(l, " \t>") || slices.Contains([]string{"arch", "builder", "disk_gib"}, name) {
-			return errs.New(errs.Invalid, "kiln.config.label", "[worker] labels: %q is no label, or one that the worker gives itself (arch, builder, disk_gib)", l)
+		if l == "" || strings.ContainsAny(l, " \t>") || slices.Contains([]string{"arch", "builder", "disk_gib", upgrade.NeedTestBoot}, name) {
+			return errs.New(errs.Invalid, "kiln.config.label", "[worker] labels: %q is no label, or one that the worker gives itself (arch, builder, disk_gib, test_boot)", l)
 		}
 	}
 	return nil

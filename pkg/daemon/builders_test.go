@@ -75,7 +75,7 @@ func TestLabels(t *testing.T) {
 		}
 	}
 	p := &Parts{Config: config.Config{Worker: config.Worker{WorkDir: t.TempDir(), Labels: []string{"gpu"}}}}
-	labels := p.labels([]string{"native"})()
+	labels := p.labels([]string{"native"}, p.ownLabels(nil))()
 	if !job.Fits([]string{"gpu", "builder=native", "disk_gib>=0"}, labels) || job.Fits([]string{"builder=packer"}, labels) {
 		t.Errorf("%v", labels)
 	}
@@ -99,7 +99,7 @@ func TestWorkerRegistersItself(t *testing.T) {
 		Default: config.Default{Host: "w1"}, Worker: config.Worker{WorkDir: t.TempDir(), Labels: []string{"gpu"}, Parallel: 3}}}
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error)
-	go func() { ended <- p.register(ctx, []string{"native", "packer"}) }()
+	go func() { ended <- p.register(ctx, []string{"native", "packer"}, p.ownLabels(nil)) }()
 	var ws []build.Worker
 	for end := time.Now().Add(30 * time.Second); time.Now().Before(end) && (len(ws) != 1 || ws[0].Name != "w1"); time.Sleep(20 * time.Millisecond) {
 		if ws, err = db.ListWorkers(t.Context(), listing.All()); err != nil {

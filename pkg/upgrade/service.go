@@ -15,12 +15,18 @@ type JobPayload struct {
 	Share     []PackageRef `json:"share,omitempty"` // Request.Share
 }
 
+// NeedTestBoot is the label of workers that can boot what they made.
+const NeedTestBoot = "test_boot"
+
 // Wish is how somebody wants an upgrade. The zero value is one upgrade by itself, done the careful way.
 type Wish struct {
 	Policy     Policy
 	CampaignID string
 	Share      []PackageRef
 }
+
+// CodeOpen is the code of the refusal of a second upgrade of one version.
+const CodeOpen = "kiln.upgrade.open"
 
 // Service starts upgrades.
 type Service struct {
@@ -50,8 +56,12 @@ func (s *Service) Request(ctx context.Context, by job.By, v catalog.Version, w W
 		if err := s.Store.CreateUpgrade(ctx, u); err != nil {
 			return err
 		}
+		var needs []string
+		if w.Policy.TestBoot {
+			needs = []string{NeedTestBoot}
+		}
 		if _, err := s.Start(ctx, by, job.Draft{
-			ID: u.JobID, Kind: job.Upgrade, Queue: job.WorkerQueue, ProjectID: u.ProjectID,
+			ID: u.JobID, Kind: job.Upgrade, Queue: job.WorkerQueue, Needs: needs, ProjectID: u.ProjectID,
 			Resource: "upgrades/" + u.ID, Payload: JobPayload{UpgradeID: u.ID, Share: w.Share},
 		}); err != nil {
 			return err
@@ -68,7 +78,7 @@ func (s *Service) refuseSecond(ctx context.Context, v catalog.Version) error {
 			return err
 		}
 		if len(open) > 0 {
-			return errs.New(errs.Conflict, "kiln.upgrade.open", "upgrade %s of this version is %s: wait for it, or cancel job %s", open[0].ID, state, open[0].JobID)
+			return errs.New(errs.Conflict, CodeOpen, "upgrade %s of this version is %s: wait for it, or cancel job %s", open[0].ID, state, open[0].JobID)
 		}
 	}
 	return nil

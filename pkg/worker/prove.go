@@ -27,11 +27,17 @@ func (h *buildHandler) boot(ctx context.Context, r *job.Run, b build.Build, in *
 	if err != nil {
 		return err
 	}
+	return h.publisher.boot(ctx, r, build.BootTest{Key: b.ID, Firmware: in.recipe.Disk.Firmware, Tests: tests}, g, pub)
+}
+
+// boot starts an uploaded image where nobody sees it and keeps how that went. The caller gives the key, the firmware and
+// the tests.
+func (p *publisher) boot(ctx context.Context, r *job.Run, t build.BootTest, g catalog.GlanceImage, pub *publication) error {
 	r.Progress("test boot", 0, 0, "steps")
-	report, err := h.Booter.Boot(ctx, build.BootTest{
-		Disk: build.Artifact{Format: pub.format, Path: pub.path, VirtualSize: pub.facts.VirtualSize}, ImageID: g.ID, Firmware: in.recipe.Disk.Firmware,
-		Key: b.ID, Facts: pub.facts, Tests: tests, Log: r, Progress: func(text string, done, total int64) { r.Progress(text, done, total, "steps") },
-	})
+	t.Disk = build.Artifact{Format: pub.format, Path: pub.path, VirtualSize: pub.facts.VirtualSize}
+	t.ImageID, t.Facts, t.Log = g.ID, pub.facts, r
+	t.Progress = func(text string, done, total int64) { r.Progress(text, done, total, "steps") }
+	report, err := p.Booter.Boot(ctx, t)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/kiln-cloud/kiln/pkg/advisory"
+	"github.com/kiln-cloud/kiln/pkg/build"
 	"github.com/kiln-cloud/kiln/pkg/catalog"
 	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/errs"
@@ -62,15 +63,8 @@ func (h *upgradeHandler) Run(ctx context.Context, r *job.Run) (res job.Result, e
 			res = h.done(r, u, upgrade.Unchanged, from, nil)
 			return nil
 		}
-		formats := make([]string, len(from.Artifacts))
-		for i, a := range from.Artifacts {
-			formats[i] = a.Format
-		}
-		if err := h.publisher.makeArtifacts(ctx, r, formats, &recipe.Recipe{Name: string(family.Name), Family: family.Name}, *g, &pub, dir); err != nil {
+		if err := h.prove(ctx, r, u, from, original, *g, &pub, dir); err != nil {
 			return h.publisher.discard(ctx, *g, err)
-		}
-		if err := h.publisher.document(ctx, r, upgradeInput(u, from, original), *g, &pub); err != nil {
-			return err
 		}
 		v, record, err := h.publisher.finish(ctx, r, *g, pub)
 		if err != nil {
@@ -81,6 +75,26 @@ func (h *upgradeHandler) Run(ctx context.Context, r *job.Run) (res job.Result, e
 		return nil
 	})
 	return res, err
+}
+
+// prove boots the new version where its policy says so, makes what its parent had beside it, and writes its documents.
+func (h *upgradeHandler) prove(ctx context.Context, r *job.Run, u upgrade.Upgrade, from catalog.Version, original, g catalog.GlanceImage, pub *publication, dir string) error {
+	if u.Policy.TestBoot {
+		if h.Booter == nil {
+			return errs.New(errs.Invalid, "kiln.upgrade.test_boot", "the policy asks for a test boot, and test boots are off on worker %s: set [build] test_boot", h.Name)
+		}
+		if err := h.publisher.boot(ctx, r, build.BootTest{Key: u.ID, Firmware: pub.facts.Firmware}, g, pub); err != nil {
+			return err
+		}
+	}
+	formats := make([]string, len(from.Artifacts))
+	for i, a := range from.Artifacts {
+		formats[i] = a.Format
+	}
+	if err := h.publisher.makeArtifacts(ctx, r, formats, &recipe.Recipe{Name: string(from.Family), Family: from.Family}, g, pub, dir); err != nil {
+		return err
+	}
+	return h.publisher.document(ctx, r, upgradeInput(u, from, original), g, pub)
 }
 
 // construct returns the uploaded image, or nil where nothing was pending.

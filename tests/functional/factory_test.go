@@ -44,6 +44,32 @@ tests:
 `,
 }
 
+// otherBuilders are images of the same kinds by the two foreign tools.
+var otherBuilders = map[string]string{
+	"packed": `name: packed
+description: A web server on the base, by packer
+from: {family: ground, channel: candidate}
+builder: {name: packer, needs: [factory]}
+packages: [nginx-light]
+files:
+  - {path: /var/www/html/index.html, content: "made by kiln\n"}
+services: {enable: [nginx.service]}
+triggers: {no_push: true, base: true}
+tests:
+  - {name: page, run: "systemctl is-active nginx && grep kiln /var/www/html/index.html"}
+`,
+	"element": `name: element
+description: Debian 12 by diskimage-builder
+from: {release: bookworm}
+builder: {name: diskimage-builder, elements: [cloud-init], needs: [factory]}
+packages: [cloud-init, openssh-server, ca-certificates, sudo]
+cloud_init: {datasources: [NoCloud, ConfigDrive]}
+disk: {size: 3GiB}
+tests:
+  - {name: host keys, run: "ls /etc/ssh/ssh_host_*_key"}
+`,
+}
+
 // factory is the stand with a worker that boots what it builds, and a repository that Kiln hosts.
 type factory struct {
 	*stand
@@ -62,7 +88,7 @@ func newFactory(t *testing.T) *factory {
 		if out, err := command(t.Context(), nil, filepath.Join(s.bin, "kiln-manage"), "proof", "key", key); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
-		text := fmt.Sprintf("[worker]\nwork_dir = %s\nlabels = factory\nparallel = 2\n[build]\ntest_boot = qemu\nboot_timeout = 1200\nsigning_key = %s\n", s.workDir("factory"), key)
+		text := fmt.Sprintf("[worker]\nwork_dir = %s\nlabels = factory\nbuilders = native, packer, diskimage-builder\nparallel = 2\n[build]\ntest_boot = qemu\nboot_timeout = 1200\nsigning_key = %s\n", s.workDir("factory"), key)
 		if err := os.WriteFile(s.conf("factory"), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -189,6 +215,18 @@ func TestRealFactory(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestRealFactoryOfOtherTools: the same push, with the images made by packer and by diskimage-builder. The one that packer
+// makes waits for its base, whose new version starts it.
+func TestRealFactoryOfOtherTools(t *testing.T) {
+	f := newFactory(t)
+	f.push(map[string]string{"ground": strings.Replace(factoryRecipes["base"], "name: base", "name: ground", 1), "packed": otherBuilders["packed"], "element": otherBuilders["element"]})
+	versions := []catalog.Version{f.version(t, "ground", 25*time.Minute), f.version(t, "element", 35*time.Minute), f.version(t, "packed", 35*time.Minute)}
+	f.published(t, versions...)
+	if packed := versions[2]; packed.Base != versions[0].Label() {
+		t.Errorf("packer's image stands on %q, not on %s", packed.Base, versions[0].Label())
+	}
 }
 
 // published: the images are whole and carry what was found out about them, and their tests' results are in the log.

@@ -44,7 +44,7 @@ const Name = "diskimage-builder"
 var Tools = []string{"disk-image-create", "debootstrap", "losetup", "sfdisk", "qemu-img", "unshare", "prlimit"}
 
 // formatVersion is part of InputState: raise it when the same recipe would give another image.
-const formatVersion = "diskimage-builder 1"
+const formatVersion = "diskimage-builder 2"
 
 // Config is what a Builder needs. Zero fields take the default.
 type Config struct {

@@ -60,8 +60,9 @@ func (m *making) trim(ctx context.Context) error {
 	return nil
 }
 
-// network gives an image that brings no network tool of its own DHCP on every wired interface.
-const network = `if ! dpkg-query -W -f '${Status}\n' cloud-init ifupdown ifupdown-ng netplan.io network-manager 2>/dev/null | grep -q '^install ok installed' &&
+// network gives an image that brings no network tool of its own DHCP on every wired interface. cloud-init is none: it
+// writes the files of one.
+const network = `if ! dpkg-query -W -f '${Status}\n' ifupdown ifupdown-ng netplan.io network-manager 2>/dev/null | grep -q '^install ok installed' &&
 	! ls /etc/systemd/network/*.network >/dev/null 2>&1; then
 	printf '[Match]\nType=ether\n\n[Network]\nDHCP=yes\n' >/etc/systemd/network/80-dhcp.network
 	systemctl enable systemd-networkd.service

@@ -45,7 +45,7 @@ const (
 )
 
 // formatVersion is part of every key: raise it when the same recipe would give another image.
-const formatVersion = "native 3"
+const formatVersion = "native 4"
 
 // Config is what a Builder needs. Zero fields take the default.
 type Config struct {

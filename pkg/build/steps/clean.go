@@ -14,8 +14,9 @@ rm -f /var/cache/ldconfig/aux-cache /var/lib/dbus/machine-id /var/lib/systemd/ra
 : >/etc/machine-id
 chmod 0444 /etc/machine-id`
 
-// Network gives an image without any tool for its network DHCP on every wired interface.
-const Network = `if ! command -v cloud-init >/dev/null && ! command -v ifup >/dev/null && ! command -v netplan >/dev/null && ! command -v nmcli >/dev/null &&
+// Network gives an image without any tool for its network DHCP on every wired interface. cloud-init is none: it writes
+// the files of one.
+const Network = `if ! command -v ifup >/dev/null && ! command -v netplan >/dev/null && ! command -v nmcli >/dev/null &&
 	! ls /etc/systemd/network/*.network >/dev/null 2>&1; then
 	mkdir -p /etc/systemd/network
 	printf '[Match]\nType=ether\n\n[Network]\nDHCP=yes\n' >/etc/systemd/network/80-dhcp.network

@@ -14,6 +14,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/deb"
 	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
 	"github.com/kiln-cloud/kiln/pkg/recipe"
+	"github.com/kiln-cloud/kiln/pkg/testkit/debian"
 )
 
 // What all contenders build. Beside the packages that are named, each brings a kernel, systemd and GRUB.
@@ -38,12 +39,7 @@ func text(name string, packages []string, more string) string {
 }
 
 func (b *bench) mirrors() (deb.Mirrors, *mirror.Proxy, error) {
-	m, err := deb.MachineMirrors()
-	if err != nil {
-		return m, nil, err
-	}
-	p, err := mirror.New(mirror.Config{Upstreams: []string{m.Main, m.Security}, Dir: filepath.Join(b.cache, "packages")})
-	return m, p, err
+	return debian.Mirrors(filepath.Join(b.cache, "packages"))
 }
 
 func (b *bench) layers() string { return filepath.Join(b.dir, "layers") }

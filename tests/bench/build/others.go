@@ -10,7 +10,10 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/build"
 	"github.com/kiln-cloud/kiln/pkg/build/dib"
 	"github.com/kiln-cloud/kiln/pkg/build/packer"
+	"github.com/kiln-cloud/kiln/pkg/catalog"
+	"github.com/kiln-cloud/kiln/pkg/catalog/inspect"
 	"github.com/kiln-cloud/kiln/pkg/disk"
+	"github.com/kiln-cloud/kiln/pkg/testkit/debian"
 )
 
 func (b *bench) dibCache() string { return filepath.Join(b.dir, "dib") }
@@ -30,6 +33,14 @@ func (b *bench) dib(ctx context.Context, recipeText, file string) (outcome, erro
 	out, _, err := b.image(ctx, builder, recipeText, file, nil)
 	out.Kept = b.dibCache()
 	return out, err
+}
+
+// dibStock takes the kernel that the tool's own debian-minimal always takes.
+func dibStock(ctx context.Context, b *bench) (outcome, error) {
+	if err := os.RemoveAll(b.dibCache()); err != nil {
+		return outcome{}, err
+	}
+	return b.dib(ctx, text("bench", packages, "")+"kernel: {package: linux-image-amd64}\n", "dib-stock.qcow2")
 }
 
 func dibCold(ctx context.Context, b *bench) (outcome, error) {
@@ -53,10 +64,28 @@ func (b *bench) packer(ctx context.Context, base, recipeText, file string) (outc
 	if err != nil {
 		return outcome{}, err
 	}
+	path := filepath.Join(b.dir, base)
+	facts, err := factsOf(ctx, path)
+	if err != nil {
+		return outcome{}, err
+	}
 	recipeText = strings.Replace(recipeText, "from: {release: "+release+"}", "from: {family: base}", 1)
 	out, _, err := b.image(ctx, builder, recipeText, file,
-		&build.Base{Path: filepath.Join(b.dir, base), Format: disk.Qcow2, Digest: "sha256:" + base, Family: "base", Version: "1"})
+		&build.Base{Path: path, Format: disk.Qcow2, Digest: "sha256:" + base, Family: "base", Version: "1", Facts: facts})
 	return out, err
+}
+
+func factsOf(ctx context.Context, path string) (*catalog.Facts, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return inspect.Read(ctx, f, st.Size(), disk.Qcow2)
 }
 
 func packerCold(ctx context.Context, b *bench) (outcome, error) {
@@ -82,12 +111,12 @@ func (b *bench) mkosi(ctx context.Context, file string, packages []string) (outc
 	if err := os.MkdirAll(work, 0o755); err != nil {
 		return outcome{}, err
 	}
-	m, _, err := b.mirrors()
+	m, p, err := b.mirrors()
 	if err != nil {
 		return outcome{}, err
 	}
 	out := filepath.Join(b.dir, file)
-	_, err = b.shell(ctx, mkosiScript, work, out, m.Main, strings.Join(slices.Concat(base, packages), ","))
+	_, err = debian.Shell(ctx, p, b.dir, mkosiScript, work, out, m.Main, strings.Join(slices.Concat(base, packages), ","))
 	return outcome{Image: out, Kept: work}, err
 }
 

@@ -3,10 +3,11 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/kiln-cloud/kiln/tests/bench/measure"
 )
 
 // table prints the rows with their ratios to Kiln's row of the same kind: cold to cold, added to added.
@@ -24,10 +25,10 @@ func table(to io.Writer, rows []row) error {
 			continue
 		}
 		wall, cpu := "", ""
-		if k := at[counterpart(r.name)]; k.wall > 0 && k.name != r.name {
-			wall, cpu = fmt.Sprintf("%.2f", r.wall.Seconds()/k.wall.Seconds()), fmt.Sprintf("%.2f", r.cpu.Seconds()/k.cpu.Seconds())
+		if k := at[counterpart(r.name)]; k.Wall > 0 && k.name != r.name {
+			wall, cpu = fmt.Sprintf("%.2f", r.Wall.Seconds()/k.Wall.Seconds()), fmt.Sprintf("%.2f", r.CPU.Seconds()/k.CPU.Seconds())
 		}
-		fmt.Fprintf(w, "%s\t%.1f\t%.1f\t%d\t%d\t%d\t%d\t%s\t%s\t\n", r.says, r.wall.Seconds(), r.cpu.Seconds(), r.peak/1e6, r.one/1e6, r.image/1e6, r.kept/1e6, wall, cpu)
+		fmt.Fprintf(w, "%s\t%.1f\t%.1f\t%d\t%d\t%d\t%d\t%s\t%s\t\n", r.says, r.Wall.Seconds(), r.CPU.Seconds(), r.Peak/1e6, r.One/1e6, r.image/1e6, r.kept/1e6, wall, cpu)
 	}
 	columns := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	if _, err := io.WriteString(columns, w.String()); err != nil {
@@ -37,10 +38,10 @@ func table(to io.Writer, rows []row) error {
 		return err
 	}
 	fmt.Fprintln(out)
-	if cold, add := at["kiln-cold"], at["kiln-add"]; cold.wall > 0 && add.wall > 0 {
-		fmt.Fprintf(out, "Kiln: a package added costs 1/%.1f of cold.", cold.wall.Seconds()/add.wall.Seconds())
-		if f := at["floor"]; f.wall > 0 {
-			fmt.Fprintf(out, " Cold is %.2f times the floor (CPU %.2f).", cold.wall.Seconds()/f.wall.Seconds(), cold.cpu.Seconds()/f.cpu.Seconds())
+	if cold, add := at["kiln-cold"], at["kiln-add"]; cold.Wall > 0 && add.Wall > 0 {
+		fmt.Fprintf(out, "Kiln: a package added costs 1/%.1f of cold.", cold.Wall.Seconds()/add.Wall.Seconds())
+		if f := at["floor"]; f.Wall > 0 {
+			fmt.Fprintf(out, " Cold is %.2f times the floor (CPU %.2f).", cold.Wall.Seconds()/f.Wall.Seconds(), cold.CPU.Seconds()/f.CPU.Seconds())
 		}
 		fmt.Fprintln(out)
 	}
@@ -78,7 +79,5 @@ func versions() string {
 	if err == nil {
 		out = append(out, string(text))
 	}
-	load, _ := os.ReadFile("/proc/loadavg")
-	cpus, _ := os.ReadFile("/proc/cpuinfo")
-	return fmt.Sprintf("%d processors, load %.14s, guests of packer under QEMU's TCG\n%s", strings.Count(string(cpus), "processor\t"), load, strings.Join(out, ", "))
+	return measure.Machine() + ", guests of packer under QEMU's TCG\n" + strings.Join(out, ", ")
 }
