@@ -49,12 +49,13 @@ func (p *Parts) Worker() (Loop, error) {
 	}
 	builders := slices.Sorted(maps.Keys(deps.Builders))
 	r := p.runner([]job.Queue{job.WorkerQueue}, handlers, p.Config.Worker.Parallel)
-	r.Labels = p.labels(builders)
+	own := p.ownLabels(deps.Booter)
+	r.Labels = p.labels(builders, own)
 	return func(ctx context.Context) error {
 		if err := p.WaitSchema(ctx); err != nil {
 			return err
 		}
-		return Serve(ctx, r.Serve, func(ctx context.Context) error { return p.register(ctx, builders) }, p.quarantine(deps.Booter))
+		return Serve(ctx, r.Serve, func(ctx context.Context) error { return p.register(ctx, builders, own) }, p.quarantine(deps.Booter))
 	}, nil
 }
 
