@@ -150,6 +150,12 @@ type Facts struct {
 	Services    []string    `json:"services"` // systemd units that start by themselves
 	Users       []User      `json:"users"`    // who can have a shell
 	Setuid      []Setuid    `json:"setuid"`   // programs that run as another user than who starts them
+
+	Volume           string     `json:"volume"`            // logical volume of the root, "group/volume"; "" where the root is a partition
+	Subvolume        string     `json:"subvolume"`         // of btrfs that has the root, by its path; "" for the default one
+	ConffilesChanged []Conffile `json:"conffiles_changed"` // configuration files that are not as their packages brought them
+	EtcUnowned       int        `json:"etc_unowned"`       // files below /etc that no package brought
+	Skipped          []string   `json:"skipped"`           // what was not looked at, so that empty says nothing: conffiles, licenses, setuid, unowned
 }
 
 // OSRelease is the part of /etc/os-release that Kiln uses.

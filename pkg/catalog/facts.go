@@ -37,6 +37,13 @@ type Setuid struct {
 	GID  uint32 `json:"gid"`
 }
 
+// Conffile is a configuration file of a package that somebody changed.
+type Conffile struct {
+	Path    string `json:"path"`
+	Package string `json:"package"`
+	State   string `json:"state"` // changed, missing
+}
+
 // File is one name of a root file system. A list of them, in the order of their paths, is the manifest of an image.
 type File struct {
 	Path   string `json:"path"`

@@ -195,7 +195,7 @@ func (c *comparison) partition(a, b io.ReaderAt, p disk.Partition) error {
 type file struct {
 	kind, owner, target, sum string
 	size                     int64
-	links                    uint16
+	links                    uint32
 }
 
 func (c *comparison) files(name string, a, b io.ReaderAt, p disk.Partition) error {

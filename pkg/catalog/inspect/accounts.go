@@ -11,7 +11,7 @@ import (
 	"strings"
 
 	"github.com/kiln-cloud/kiln/pkg/catalog"
-	"github.com/kiln-cloud/kiln/pkg/catalog/inspect/ext4"
+	"github.com/kiln-cloud/kiln/pkg/catalog/inspect/tree"
 )
 
 // Bounds of the lists among the facts: more is no image that anybody made on purpose.
@@ -22,7 +22,7 @@ const (
 )
 
 // readUsers lists who can have a shell (https://manpages.debian.org/passwd.5, shadow.5).
-func readUsers(facts *catalog.Facts, fsys *ext4.FS) error {
+func readUsers(facts *catalog.Facts, fsys fileSystem) error {
 	passwd, err := optional(fsys, "/etc/passwd", 4<<20)
 	if err != nil {
 		return err
@@ -76,13 +76,13 @@ func passwordState(field string) string {
 }
 
 // readSetuid lists the programs that run as another user than who starts them.
-func readSetuid(ctx context.Context, facts *catalog.Facts, fsys *ext4.FS) error {
-	return fsys.Walk(ctx, MaxFiles, func(n ext4.Node) error {
-		if n.Mode&ext4.TypeMask != ext4.TypeFile || n.Mode&0o6000 == 0 || n.Mode&0o111 == 0 {
+func readSetuid(ctx context.Context, facts *catalog.Facts, fsys fileSystem) error {
+	return fsys.Walk(ctx, MaxFiles, func(n tree.Node) error {
+		if n.Mode&tree.TypeMask != tree.TypeFile || n.Mode&0o6000 == 0 || n.Mode&0o111 == 0 {
 			return nil
 		}
 		if len(facts.Setuid) >= maxSetuid {
-			return fmt.Errorf("%w: more than %d setuid programs", ext4.ErrCorrupt, maxSetuid)
+			return fmt.Errorf("%w: more than %d setuid programs", tree.ErrCorrupt, maxSetuid)
 		}
 		facts.Setuid = append(facts.Setuid, catalog.Setuid{
 			Path: strings.ToValidUTF8(n.Path, "\uFFFD"), Mode: fmt.Sprintf("%04o", n.Mode&0o7777), UID: n.UID, GID: n.GID,
@@ -97,7 +97,7 @@ var unitDirs = []string{"/etc/systemd/system", "/usr/local/lib/systemd/system", 
 // readServices lists the units that start by themselves: those that another unit wants or requires by a link in /etc,
 // and for an image whose first boot applies presets those that a preset enables by name
 // (https://manpages.debian.org/systemd.preset.5, machine-id.5).
-func readServices(facts *catalog.Facts, fsys *ext4.FS) error {
+func readServices(facts *catalog.Facts, fsys fileSystem) error {
 	units := map[string]bool{}
 	const etc = "/etc/systemd/system"
 	dirs, err := list(fsys, etc)
@@ -127,7 +127,7 @@ func readServices(facts *catalog.Facts, fsys *ext4.FS) error {
 		}
 	}
 	if len(units) > maxUnits {
-		return fmt.Errorf("%w: more than %d units", ext4.ErrCorrupt, maxUnits)
+		return fmt.Errorf("%w: more than %d units", tree.ErrCorrupt, maxUnits)
 	}
 	for name := range units {
 		facts.Services = append(facts.Services, clean(name))
@@ -137,7 +137,7 @@ func readServices(facts *catalog.Facts, fsys *ext4.FS) error {
 }
 
 // isMasked reports whether a unit is a link to /dev/null or an empty file in /etc.
-func isMasked(fsys *ext4.FS, unit string) (bool, error) {
+func isMasked(fsys fileSystem, unit string) (bool, error) {
 	target, err := fsys.ReadLink("/etc/systemd/system/" + unit)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid) {
 		return false, nil
@@ -147,7 +147,7 @@ func isMasked(fsys *ext4.FS, unit string) (bool, error) {
 
 // presets adds the units that exist and that a preset names. The first line about a unit counts; patterns are left
 // alone, because what they enable depends on more than the tree tells.
-func presets(fsys *ext4.FS, units map[string]bool) error {
+func presets(fsys fileSystem, units map[string]bool) error {
 	files := map[string]string{} // by name: /etc hides /usr/lib
 	for _, dir := range []string{"/lib/systemd/system-preset", "/usr/lib/systemd/system-preset", "/etc/systemd/system-preset"} {
 		names, err := list(fsys, dir)
@@ -185,7 +185,7 @@ func presets(fsys *ext4.FS, units map[string]bool) error {
 	return nil
 }
 
-func unitExists(fsys *ext4.FS, name string) bool {
+func unitExists(fsys fileSystem, name string) bool {
 	return slices.ContainsFunc(unitDirs, func(dir string) bool {
 		_, err := fsys.Stat(dir + "/" + name)
 		return err == nil
@@ -193,7 +193,7 @@ func unitExists(fsys *ext4.FS, name string) bool {
 }
 
 // list names what is in a directory; nothing where there is none.
-func list(fsys *ext4.FS, dir string) ([]string, error) {
+func list(fsys fileSystem, dir string) ([]string, error) {
 	names, err := fsys.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -202,7 +202,7 @@ func list(fsys *ext4.FS, dir string) ([]string, error) {
 }
 
 // optional reads a file; "" where there is none.
-func optional(fsys *ext4.FS, name string, limit int64) (string, error) {
+func optional(fsys fileSystem, name string, limit int64) (string, error) {
 	text, err := fsys.ReadFile(name, limit)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid) {
 		return "", nil

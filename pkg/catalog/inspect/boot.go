@@ -2,29 +2,27 @@ package inspect
 
 import (
 	"errors"
-	"io"
 	"io/fs"
 	"strings"
 
 	"github.com/kiln-cloud/kiln/pkg/catalog"
-	"github.com/kiln-cloud/kiln/pkg/catalog/inspect/ext4"
-	"github.com/kiln-cloud/kiln/pkg/disk"
 )
 
 // bootDir is a folder that boot files may be in: /boot of the root, or the top of a boot partition.
 type bootDir struct {
-	fsys *ext4.FS
+	fsys fileSystem
 	path string
 }
 
-func bootFileSystems(guest io.ReaderAt, parts []disk.Partition, root disk.Partition, rootFS *ext4.FS) []bootDir {
-	dirs := []bootDir{{fsys: rootFS, path: "/boot"}}
-	for _, p := range parts {
-		if p.Start == root.Start || !strings.HasPrefix(disk.Filesystem(guest, p.Start, p.Length), "ext") {
+// bootDirs lists the root's /boot and, because any of them may be a boot partition, the tops of the other file systems.
+func (s *system) bootDirs() []bootDir {
+	dirs := []bootDir{{fsys: s.fsys, path: "/boot"}}
+	for _, p := range s.places {
+		if p.r == s.root.r {
 			continue
 		}
 		// A second file system that cannot be read is no boot partition.
-		if fsys, err := ext4.Open(io.NewSectionReader(guest, p.Start, p.Length), p.Length); err == nil {
+		if fsys, err := openFileSystem(p.kind, p.r, p.size); err == nil {
 			dirs = append(dirs, bootDir{fsys: fsys, path: "/"})
 		}
 	}

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 
 	"github.com/kiln-cloud/kiln/pkg/catalog"
-	"github.com/kiln-cloud/kiln/pkg/catalog/inspect/ext4"
+	"github.com/kiln-cloud/kiln/pkg/catalog/inspect/btrfs"
+	"github.com/kiln-cloud/kiln/pkg/catalog/inspect/lvm"
 	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/errs"
 )
@@ -19,9 +21,19 @@ type system struct {
 	header disk.Header
 	guest  io.ReaderAt // the disk as the guest sees it
 	parts  []disk.Partition
-	root   disk.Partition
-	kind   string // of the root's file system
-	fsys   *ext4.FS
+	places []place
+	root   place
+	fsys   fileSystem
+	subvol string // of btrfs, where the root is not its default one
+}
+
+// place is where a file system lies: a partition, or a logical volume on one.
+type place struct {
+	part   disk.Partition
+	volume string // "group/volume"; "" for the partition itself
+	kind   string
+	r      io.ReaderAt
+	size   int64 // bytes
 }
 
 // open finds the root file system of an image whose header was checked.
@@ -40,25 +52,66 @@ func open(ctx context.Context, r io.ReaderAt, header disk.Header) (*system, erro
 	return s, nil
 }
 
-// findRoot takes the partition that the partition table calls a root, or else the first, largest first, that has a system
-// on it: a partition for /srv may well be larger than the root.
-func (s *system) findRoot() error {
-	likely, err := disk.FindRoot(s.guest, s.parts)
+// findPlaces lists the file systems that can be read, on partitions and on logical volumes. why is an error that says
+// what else there is, for the case that none has a system.
+func (s *system) findPlaces() (why error) {
+	var physical []lvm.Physical
+	var holder disk.Partition // of the first physical volume: its label stands for the others in the list of partitions
+	for _, p := range s.parts {
+		kind, r := disk.Filesystem(s.guest, p.Start, p.Length), io.NewSectionReader(s.guest, p.Start, p.Length)
+		switch {
+		case readable(kind):
+			s.places = append(s.places, place{part: p, kind: kind, r: r, size: p.Length})
+		case kind == "LVM2_member":
+			if len(physical) == 0 {
+				holder = p
+			}
+			physical = append(physical, lvm.Physical{Disk: r, Size: p.Length})
+		case kind == "crypto_LUKS" && why == nil:
+			why = errs.New(errs.Invalid, CodeFileSystem, "partition %d is encrypted; Kiln has no key for it", p.Index)
+		}
+	}
+	if len(physical) == 0 {
+		return why
+	}
+	volumes, left, err := lvm.Open(physical)
 	if err != nil {
 		return err
 	}
-	candidates := slices.Clone(s.parts)
-	slices.SortStableFunc(candidates, func(a, b disk.Partition) int {
+	for _, v := range volumes {
+		if kind := disk.Filesystem(v, 0, v.Size); readable(kind) {
+			s.places = append(s.places, place{part: holder, volume: v.String(), kind: kind, r: v, size: v.Size})
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(left)) {
+		if why == nil {
+			why = errs.New(errs.Invalid, CodeFileSystem, "the logical volume %s is of a kind that Kiln cannot read (%s)", clean(name), clean(left[name]))
+		}
+	}
+	return why
+}
+
+// findRoot takes the place that the partition table calls a root, or else the first that has a system on it, ext4
+// before others and then the largest: a partition for /srv may well be larger than the root.
+func (s *system) findRoot() error {
+	why := s.findPlaces()
+	rank := func(p place) int {
 		switch {
-		case a.Start == likely.Start:
-			return -1
-		case b.Start == likely.Start:
+		case p.volume == "" && (p.part.Type == disk.TypeRootAMD64 || p.part.Type == disk.TypeRootARM64):
+			return 0
+		case strings.HasPrefix(p.kind, "ext"):
 			return 1
 		}
-		return int(min(1, max(-1, b.Length-a.Length)))
+		return 2
+	}
+	slices.SortStableFunc(s.places, func(a, b place) int {
+		if ra, rb := rank(a), rank(b); ra != rb {
+			return ra - rb
+		}
+		return int(min(1, max(-1, b.size-a.size)))
 	})
 	var first error
-	for _, p := range candidates {
+	for _, p := range s.places {
 		found, err := s.try(p)
 		if found {
 			return nil
@@ -67,30 +120,65 @@ func (s *system) findRoot() error {
 			first = err
 		}
 	}
-	if first != nil {
+	switch {
+	case first != nil:
 		return first
+	case why != nil:
+		return why
+	case len(s.places) == 0:
+		return errs.New(errs.Invalid, disk.CodeNoRoot, "none of the %d partitions holds a Linux file system that Kiln can read", len(s.parts))
 	}
 	return errs.New(errs.Invalid, CodeNoSystem, "no file system has an /etc/os-release: there is no Linux system on the image")
 }
 
-// try opens a partition and keeps it as the root where it has a system.
-func (s *system) try(p disk.Partition) (found bool, err error) {
-	kind := disk.Filesystem(s.guest, p.Start, p.Length)
-	switch {
-	case kind == "xfs" || kind == "btrfs":
-		return false, errs.New(errs.Invalid, CodeFileSystem,
-			"the root file system is %s; Kiln reads facts from ext2, ext3 and ext4 only", kind)
-	case !strings.HasPrefix(kind, "ext"):
-		return false, nil
-	}
-	fsys, err := ext4.Open(io.NewSectionReader(s.guest, p.Start, p.Length), p.Length)
+// try opens a file system and keeps it as the root where it has a system.
+func (s *system) try(p place) (found bool, err error) {
+	fsys, err := openFileSystem(p.kind, p.r, p.size)
 	if err != nil {
 		return false, err
 	}
+	found, err = hasSystem(fsys)
+	if found {
+		s.root, s.fsys = p, fsys
+		return true, nil
+	}
+	if b, ok := fsys.(*btrfs.FS); ok && err == nil {
+		return s.trySubvolumes(p, b)
+	}
+	return false, err
+}
+
+// subvolumesMost is how many subvolumes are opened to find a system.
+const subvolumesMost = 64
+
+// trySubvolumes looks for a system outside the default subvolume of btrfs: installers make "@rootfs" (Debian), "@"
+// (Ubuntu) or "root" (Fedora), and have the kernel told by rootflags=subvol=.
+func (s *system) trySubvolumes(p place, b *btrfs.FS) (found bool, err error) {
+	all, err := b.Subvolumes()
+	if err != nil {
+		return false, err
+	}
+	usual := []string{"root", "@", "@rootfs"}
+	slices.SortStableFunc(all, func(a, b btrfs.Subvolume) int { return slices.Index(usual, b.Path) - slices.Index(usual, a.Path) })
+	for _, v := range all[:min(len(all), subvolumesMost)] {
+		fsys, err := b.Subvolume(v.ID)
+		if err != nil {
+			return false, err
+		}
+		if found, err = hasSystem(fsys); found {
+			s.root, s.fsys, s.subvol = p, fsys, clean(v.Path)
+		}
+		if found || err != nil {
+			return found, err
+		}
+	}
+	return false, nil
+}
+
+func hasSystem(fsys fileSystem) (bool, error) {
 	for _, name := range []string{"/etc/os-release", "/usr/lib/os-release"} {
 		_, err := fsys.Stat(name)
 		if err == nil {
-			s.root, s.kind, s.fsys = p, kind, fsys
 			return true, nil
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -106,7 +194,7 @@ func (s *system) partitions() []catalog.Partition {
 	for _, p := range s.parts {
 		out = append(out, catalog.Partition{
 			Number: p.Index, Type: p.Type, Name: clean(p.Name), FileSystem: disk.Filesystem(s.guest, p.Start, p.Length),
-			Start: p.Start, Size: p.Length, Root: p.Start == s.root.Start,
+			Start: p.Start, Size: p.Length, Root: p.Start == s.root.part.Start,
 		})
 	}
 	return out

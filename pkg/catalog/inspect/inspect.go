@@ -18,7 +18,6 @@ import (
 	"github.com/lima-vm/go-qcow2reader/image/qcow2"
 
 	"github.com/kiln-cloud/kiln/pkg/catalog"
-	"github.com/kiln-cloud/kiln/pkg/catalog/inspect/ext4"
 	"github.com/kiln-cloud/kiln/pkg/deb"
 	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/errs"
@@ -37,10 +36,32 @@ const (
 	maxStatus = 64 << 20
 )
 
-// Read finds the facts of an image of the announced format ("qcow2" or "raw") and of size bytes. The
-// header is checked before anything else is read (disk.Check). Invalid where the image is damaged,
-// hostile, or holds no system that Kiln can read; the detail says which.
-func Read(ctx context.Context, r io.ReaderAt, size int64, format string) (facts *catalog.Facts, err error) {
+// Part is one of the facts that need far more reading than the rest: files that lie all over the disk.
+type Part string
+
+// The parts. Facts.Skipped has those that were not asked for.
+const (
+	Conffiles Part = "conffiles" // Facts.ConffilesChanged: reads the configuration files
+	Licenses  Part = "licenses"  // Package.Licenses: reads the copyright files
+	Setuid    Part = "setuid"    // Facts.Setuid: reads every directory and inode
+	Unowned   Part = "unowned"   // Facts.EtcUnowned: reads the packages' lists of files
+)
+
+// Parts are all of them.
+func Parts() []Part { return []Part{Conffiles, Licenses, Setuid, Unowned} }
+
+// Read finds all facts of an image of the announced format ("qcow2" or "raw") and of size bytes: what is known of an
+// image that was built or is to be upgraded. Whoever looks at many images far away takes Quick.
+//
+// The header is checked before anything else is read (disk.Check). Invalid where the image is damaged, hostile, or
+// holds no system that Kiln can read; the detail says which.
+func Read(ctx context.Context, r io.ReaderAt, size int64, format string) (*catalog.Facts, error) {
+	return Quick(ctx, r, size, format, Parts()...)
+}
+
+// Quick is Read of the facts that lie together (system, packages, boot, users, services, layout), which takes a few
+// milliseconds and a few of the image's megabytes, and of the parts that are named.
+func Quick(ctx context.Context, r io.ReaderAt, size int64, format string, parts ...Part) (facts *catalog.Facts, err error) {
 	header, err := disk.Check(r, size, format, disk.Limits{})
 	if err != nil {
 		return nil, err
@@ -55,32 +76,57 @@ func Read(ctx context.Context, r io.ReaderAt, size int64, format string) (facts 
 	if err != nil {
 		return nil, err
 	}
-	if facts, err = s.facts(ctx); err != nil {
+	if facts, err = s.facts(ctx, parts); err != nil {
 		return nil, unreadable(ctx, err)
 	}
 	return facts, nil
 }
 
-func (s *system) facts(ctx context.Context) (*catalog.Facts, error) {
+func (s *system) facts(ctx context.Context, parts []Part) (*catalog.Facts, error) {
 	const gib = 1 << 30
 	facts := &catalog.Facts{
 		DiskFormat: s.header.Format, VirtualSize: s.header.VirtualSize, MinDiskGiB: int((s.header.VirtualSize + gib - 1) / gib),
-		PartitionTable: tableOf(s.parts), FileSystem: s.kind, RootUUID: s.fsys.UUID(), UsedBytes: s.fsys.UsedBytes(),
-		Firmware: s.firmware(), Partitions: s.partitions(),
+		PartitionTable: tableOf(s.parts), FileSystem: s.root.kind, RootUUID: s.fsys.UUID(), UsedBytes: s.fsys.UsedBytes(),
+		Volume: clean(s.root.volume), Subvolume: s.subvol, Firmware: s.firmware(), Partitions: s.partitions(),
 		Packages: []catalog.Package{}, Kernels: []string{}, Initrds: []string{}, Services: []string{}, Users: []catalog.User{}, Setuid: []catalog.Setuid{},
+		ConffilesChanged: []catalog.Conffile{}, Skipped: []string{},
 	}
-	if err := readSystem(facts, s.fsys); err != nil {
+	status, err := readSystem(facts, s.fsys)
+	if err != nil {
 		return nil, err
 	}
-	if err := readBoot(facts, bootFileSystems(s.guest, s.parts, s.root, s.fsys)); err != nil {
+	if err := readBoot(facts, s.bootDirs()); err != nil {
 		return nil, err
 	}
-	for _, read := range []func(*catalog.Facts, *ext4.FS) error{readServices, readUsers, readLicenses} {
+	for _, read := range []func(*catalog.Facts, fileSystem) error{readServices, readUsers} {
 		if err := read(facts, s.fsys); err != nil {
 			return nil, err
 		}
 	}
-	return facts, readSetuid(ctx, facts, s.fsys)
+	for _, part := range Parts() {
+		if !slices.Contains(parts, part) {
+			facts.Skipped = append(facts.Skipped, string(part))
+			continue
+		}
+		if err := s.part(ctx, part, facts, status); err != nil {
+			return nil, err
+		}
+	}
+	return facts, nil
+}
+
+func (s *system) part(ctx context.Context, part Part, facts *catalog.Facts, status []byte) error {
+	switch part {
+	case Conffiles:
+		return readConffiles(ctx, facts, s.fsys, status)
+	case Licenses:
+		return readLicenses(facts, s.fsys)
+	case Setuid:
+		return readSetuid(ctx, facts, s.fsys)
+	case Unowned:
+		return readUnowned(ctx, facts, s.fsys, status)
+	}
+	return nil
 }
 
 // openDisk gives the bytes as the guest sees them. The reader hides the file behind it, so that a
@@ -146,24 +192,25 @@ func tableOf(parts []disk.Partition) string {
 	return "gpt"
 }
 
-// readSystem reads what the root file system says about the operating system.
-func readSystem(facts *catalog.Facts, fsys *ext4.FS) error {
+// readSystem reads what the root file system says about the operating system. status is the text of dpkg's database,
+// nil where there is none.
+func readSystem(facts *catalog.Facts, fsys fileSystem) (status []byte, err error) {
 	release, err := fsys.ReadFile("/etc/os-release", maxText)
 	if errors.Is(err, fs.ErrNotExist) {
 		release, err = fsys.ReadFile("/usr/lib/os-release", maxText)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return errs.New(errs.Invalid, CodeNoSystem, "the root file system has no /etc/os-release: there is no Linux system on the image")
+		return nil, errs.New(errs.Invalid, CodeNoSystem, "the root file system has no /etc/os-release: there is no Linux system on the image")
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	facts.OS = parseOSRelease(release)
 	if facts.MachineID, err = machineID(fsys); err != nil {
-		return err
+		return nil, err
 	}
-	if err := readPackages(facts, fsys); err != nil {
-		return err
+	if status, err = readPackages(facts, fsys); err != nil {
+		return nil, err
 	}
 	if facts.Architecture == "" {
 		facts.Architecture = elfArchitecture(fsys)
@@ -172,20 +219,20 @@ func readSystem(facts *catalog.Facts, fsys *ext4.FS) error {
 		_, err := fsys.Stat("/usr/bin/cloud-init")
 		facts.CloudInit = err == nil
 	}
-	return nil
+	return status, nil
 }
 
-func readPackages(facts *catalog.Facts, fsys *ext4.FS) error {
-	status, err := fsys.ReadFile("/var/lib/dpkg/status", maxStatus)
+func readPackages(facts *catalog.Facts, fsys fileSystem) (status []byte, err error) {
+	status, err = fsys.ReadFile("/var/lib/dpkg/status", maxStatus)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // no Debian: facts without packages
+		return nil, nil // no Debian: facts without packages
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	all, err := deb.ParseStatus(bytes.NewReader(status))
 	if err != nil {
-		return fmt.Errorf("/var/lib/dpkg/status: %w", err)
+		return nil, fmt.Errorf("/var/lib/dpkg/status: %w", err)
 	}
 	for _, p := range all {
 		if !p.Installed() {
@@ -203,12 +250,12 @@ func readPackages(facts *catalog.Facts, fsys *ext4.FS) error {
 			facts.CloudInit = true
 		}
 	}
-	return nil
+	return status, nil
 }
 
 // machineID tells how /etc/machine-id stands (https://manpages.debian.org/machine-id.5): only a set
 // one is harmful in an image, because every clone would have it.
-func machineID(fsys *ext4.FS) (string, error) {
+func machineID(fsys fileSystem) (string, error) {
 	text, err := fsys.ReadFile("/etc/machine-id", maxText)
 	switch id := strings.TrimSpace(string(text)); {
 	case errors.Is(err, fs.ErrNotExist):
@@ -246,8 +293,8 @@ func parseOSRelease(text []byte) catalog.OSRelease {
 }
 
 // elfArchitecture looks at the shell's ELF header; "" where that is no program that we know.
-func elfArchitecture(fsys *ext4.FS) string {
-	head, err := fsys.ReadFile("/bin/sh", 8<<20)
+func elfArchitecture(fsys fileSystem) string {
+	head, err := fsys.ReadHead("/bin/sh", 64)
 	if err != nil || len(head) < 20 || !bytes.HasPrefix(head, []byte("\x7fELF")) {
 		return ""
 	}

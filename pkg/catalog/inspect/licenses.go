@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"github.com/kiln-cloud/kiln/pkg/catalog"
-	"github.com/kiln-cloud/kiln/pkg/catalog/inspect/ext4"
 )
 
 const (
@@ -16,7 +15,7 @@ const (
 // readLicenses reads the copyright files that are written for machines
 // (https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/). Packages of one source share one text as a
 // rule, and often a link to it; each file is read once.
-func readLicenses(facts *catalog.Facts, fsys *ext4.FS) error {
+func readLicenses(facts *catalog.Facts, fsys fileSystem) error {
 	for i := range facts.Packages {
 		text, err := optional(fsys, "/usr/share/doc/"+facts.Packages[i].Name+"/copyright", maxCopyright)
 		if err != nil {

@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -15,7 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kiln-cloud/kiln/pkg/catalog"
-	"github.com/kiln-cloud/kiln/pkg/catalog/inspect/ext4"
+	"github.com/kiln-cloud/kiln/pkg/catalog/inspect/tree"
 	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/errs"
 )
@@ -67,21 +68,21 @@ type manifest struct {
 
 // content is what one inode holds; all its names share the digest.
 type content struct {
-	inode uint32
+	inode uint64
 	place int64
 	size  int64
 	file  int // index of the file
 }
 
 var fileTypes = map[uint16]string{
-	ext4.TypeFile: "file", ext4.TypeDir: "dir", ext4.TypeLink: "link", ext4.TypeChar: "char", ext4.TypeBlock: "block",
-	ext4.TypeFIFO: "fifo", ext4.TypeSocket: "socket",
+	tree.TypeFile: "file", tree.TypeDir: "dir", tree.TypeLink: "link", tree.TypeChar: "char", tree.TypeBlock: "block",
+	tree.TypeFIFO: "fifo", tree.TypeSocket: "socket",
 }
 
-func (m *manifest) add(n ext4.Node) error {
-	kind, ok := fileTypes[n.Mode&ext4.TypeMask]
+func (m *manifest) add(n tree.Node) error {
+	kind, ok := fileTypes[n.Mode&tree.TypeMask]
 	if !ok {
-		return fmt.Errorf("%w: %q is of no type that exists", ext4.ErrCorrupt, n.Path)
+		return fmt.Errorf("%w: %q is of no type that exists", tree.ErrCorrupt, n.Path)
 	}
 	f := catalog.File{
 		Path: strings.ToValidUTF8(n.Path, "\uFFFD"), Type: kind, Mode: fmt.Sprintf("%04o", n.Mode&0o7777), UID: n.UID, GID: n.GID,
@@ -89,7 +90,7 @@ func (m *manifest) add(n ext4.Node) error {
 	}
 	if kind == "file" {
 		f.Size = n.Size
-		if n.Size <= m.sys.root.Length { // a larger one is nearly all hole, and says less than its hashing costs
+		if n.Size <= m.sys.root.size { // a larger one is nearly all hole, and says less than its hashing costs
 			m.todo = append(m.todo, content{inode: n.Inode, place: n.Place, size: n.Size, file: len(m.files)})
 		}
 	}
@@ -105,9 +106,9 @@ func (m *manifest) hash(ctx context.Context) error {
 	slices.SortFunc(m.todo, func(a, b content) int {
 		switch {
 		case a.place != b.place:
-			return int(min(1, max(-1, a.place-b.place)))
+			return cmp.Compare(a.place, b.place)
 		case a.inode != b.inode:
-			return int(min(1, max(-1, int64(a.inode)-int64(b.inode))))
+			return cmp.Compare(a.inode, b.inode)
 		}
 		return a.file - b.file
 	})
@@ -132,13 +133,13 @@ func (m *manifest) hash(ctx context.Context) error {
 
 // bounded refuses a disk whose files say that they hold far more than it has.
 func (m *manifest) bounded() error {
-	left := 4*m.sys.root.Length + hashSlack
+	left := 4*m.sys.root.size + hashSlack
 	for k, c := range m.todo {
 		if k > 0 && c.inode == m.todo[k-1].inode {
 			continue
 		}
 		if left -= c.size; left < 0 {
-			return fmt.Errorf("%w: its files hold more than four times its size", ext4.ErrCorrupt)
+			return fmt.Errorf("%w: its files hold more than four times its size", tree.ErrCorrupt)
 		}
 	}
 	return nil
@@ -171,7 +172,7 @@ func (m *manifest) hashAll(ctx context.Context, part []content) (err error) {
 func (m *manifest) digest(sum hash.Hash, c content, buf []byte) (string, error) {
 	sum.Reset()
 	err := m.sys.fsys.Stream(sum, c.inode, buf)
-	if errors.Is(err, ext4.ErrEncrypted) {
+	if errors.Is(err, tree.ErrEncrypted) {
 		return "", nil
 	}
 	if err != nil {

@@ -280,11 +280,11 @@ func TestHostileTree(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	inodes := map[string]uint32{}
+	inodes := map[string]uint64{}
 	if err := fsys.Walk(t.Context(), 100, func(n ext4.Node) error { inodes[n.Path] = n.Inode; return nil }); err != nil {
 		t.Fatal(err)
 	}
-	entry := append(binary.LittleEndian.AppendUint32(nil, inodes["/dir/sub"]), 0, 0, 3, 2, 's', 'u', 'b')
+	entry := append(binary.LittleEndian.AppendUint32(nil, uint32(inodes["/dir/sub"])), 0, 0, 3, 2, 's', 'u', 'b')
 	at := -1
 	for off := 0; off+11 <= len(data) && at < 0; off += 4 {
 		if bytes.Equal(data[off:off+4], entry[:4]) && bytes.Equal(data[off+6:off+11], entry[6:]) {
@@ -295,7 +295,7 @@ func TestHostileTree(t *testing.T) {
 		t.Fatal("the entry of /dir/sub was not found")
 	}
 	loop := bytes.Clone(data)
-	binary.LittleEndian.PutUint32(loop[at:], inodes["/dir"])
+	binary.LittleEndian.PutUint32(loop[at:], uint32(inodes["/dir"]))
 	if _, err := inspect.Manifest(t.Context(), bytes.NewReader(loop), int64(len(loop)), "raw"); errs.CodeOf(err) != inspect.CodeUnreadable {
 		t.Errorf("a directory inside itself: %v", err)
 	}

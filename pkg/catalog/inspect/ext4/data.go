@@ -3,47 +3,46 @@ package ext4
 import (
 	"encoding/binary"
 	"fmt"
+
+	"github.com/kiln-cloud/kiln/pkg/catalog/inspect/tree"
 )
 
-// maxDepth is the deepest extent tree that the kernel makes.
-const maxDepth = 5
+const (
+	extentMagic = 0xf30a
+	maxDepth    = 5       // the deepest extent tree that the kernel makes
+	maxPointed  = 1 << 30 // bytes of a file of block pointers (ext2, ext3): a file system made today has few of them
+)
 
-// data reads a whole file of at most limit bytes.
-func (f *FS) data(i *inode, limit int64) ([]byte, error) {
+// Extents implements tree.Reader.
+func (f *volume) Extents(i *tree.Inode, fn func(tree.Extent) error) error {
+	own := i.Own.(*inode)
 	switch {
-	case i.flags&flagEncrypted != 0:
-		return nil, ErrEncrypted
-	case i.size > limit:
-		return nil, corrupt("a file of %d bytes where at most %d are sensible", i.size, limit)
-	case i.flags&flagInline != 0:
-		if i.size > int64(len(i.block)) {
-			return nil, fmt.Errorf("inline data of %d bytes cannot be read", i.size)
+	case own.flags&flagEncrypted != 0:
+		return tree.ErrEncrypted
+	case own.flags&flagInline != 0:
+		if i.Size > int64(len(own.block)) {
+			return fmt.Errorf("inline data of %d bytes cannot be read", i.Size)
 		}
-		return i.block[:i.size], nil
+		return fn(tree.Extent{Length: i.Size, Data: func() ([]byte, error) { return own.block[:i.Size], nil }})
+	case own.flags&flagExtents == 0:
+		if i.Size > maxPointed {
+			return corrupt("a file of %d bytes with block pointers", i.Size)
+		}
+		return f.pointers(i, own, fn)
 	}
-	out := make([]byte, i.size)
-	var err error
-	if i.flags&flagExtents != 0 {
-		// Every node may be visited once; a tree that needs more than the file has blocks is a loop.
-		budget := i.size/f.blockSize + 64
-		err = f.extents(i.block[:], out, maxDepth, &budget)
-	} else {
-		err = f.pointers(i, out)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
+	// Every extent and node may be visited once; a tree that needs more than the file has blocks is a loop.
+	budget := i.Size/f.blockSize + 64
+	return f.node(own.block[:], maxDepth, &budget, fn)
 }
 
-// extents fills out from one node of an extent tree. Holes stay zero.
-func (f *FS) extents(node, out []byte, depth int, budget *int64) error {
+// node tells the runs below one node of an extent tree.
+func (f *volume) node(node []byte, depth int, budget *int64, fn func(tree.Extent) error) error {
 	le := binary.LittleEndian
-	if le.Uint16(node) != 0xf30a {
+	if le.Uint16(node) != extentMagic {
 		return corrupt("no extent header")
 	}
-	entries, level := int(le.Uint16(node[2:])), le.Uint16(node[6:])
-	if (entries+1)*12 > len(node) || int(level) > depth {
+	entries, level := int(le.Uint16(node[2:])), int(le.Uint16(node[6:]))
+	if (entries+1)*12 > len(node) || level > depth {
 		return corrupt("an extent node of %d entries at level %d", entries, level)
 	}
 	for k := range entries {
@@ -52,7 +51,7 @@ func (f *FS) extents(node, out []byte, depth int, budget *int64) error {
 		}
 		e := node[12*(k+1) : 12*(k+2)]
 		if level == 0 {
-			if err := f.extent(e, out); err != nil {
+			if err := f.extent(e, fn); err != nil {
 				return err
 			}
 			continue
@@ -61,88 +60,106 @@ func (f *FS) extents(node, out []byte, depth int, budget *int64) error {
 		if err != nil {
 			return err
 		}
-		if err := f.extents(child, out, int(level)-1, budget); err != nil {
+		if err := f.node(child, level-1, budget, fn); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// extent copies one run of blocks to its place in out.
-func (f *FS) extent(e, out []byte) error {
+// extent tells one run of blocks.
+func (f *volume) extent(e []byte, fn func(tree.Extent) error) error {
 	le := binary.LittleEndian
-	length := int64(le.Uint16(e[4:]))
-	if length > 32768 {
+	at, length := int64(le.Uint32(e))*f.blockSize, int64(le.Uint16(e[4:]))
+	if length > 32768 || length == 0 {
 		return nil // allocated and never written: reads as zeros
 	}
-	at := int64(le.Uint32(e)) * f.blockSize
 	start := int64(le.Uint32(e[8:])) | int64(le.Uint16(e[6:]))<<32
 	if start <= 0 || start+length > f.blocks {
 		return corrupt("an extent of blocks %d to %d", start, start+length)
 	}
-	if at >= int64(len(out)) {
-		return nil // allocated beyond the end
-	}
-	part := out[at:min(at+length*f.blockSize, int64(len(out)))]
-	if _, err := f.r.ReadAt(part, start*f.blockSize); err != nil {
-		return fmt.Errorf("cannot read block %d: %w", start, err)
-	}
-	return nil
+	return fn(tree.Extent{At: at, Length: length * f.blockSize, Disk: start * f.blockSize})
 }
 
-// pointers fills out by the block pointers of ext2 and ext3: 12 direct, then one, two and three
-// levels of indirection.
-func (f *FS) pointers(i *inode, out []byte) error {
-	rest := out
+// pointed is a walk along block pointers; neighbours on the disk become one run.
+type pointed struct {
+	f    *volume
+	size int64 // bytes of the file
+	at   int64 // bytes of the file behind
+	run  tree.Extent
+	fn   func(tree.Extent) error
+}
+
+// pointers tells the runs of a file of ext2 or ext3: 12 direct pointers, then one, two and three levels of
+// indirection.
+func (f *volume) pointers(i *tree.Inode, own *inode, fn func(tree.Extent) error) error {
+	p := &pointed{f: f, size: i.Size, fn: fn}
 	for k := range 15 {
-		if len(rest) == 0 {
-			return nil
+		if p.at >= p.size {
+			return p.flush()
 		}
-		n := int64(binary.LittleEndian.Uint32(i.block[4*k:]))
-		var err error
-		if rest, err = f.pointer(n, max(0, k-11), rest); err != nil {
+		if err := p.pointer(int64(binary.LittleEndian.Uint32(own.block[4*k:])), max(0, k-11)); err != nil {
 			return err
 		}
 	}
-	if len(rest) > 0 {
+	if p.at < p.size {
 		return corrupt("a file longer than its block pointers")
+	}
+	return p.flush()
+}
+
+// pointer takes one pointer. Each call takes at least one block off the file, which bounds the walk by its size.
+func (p *pointed) pointer(n int64, level int) error {
+	if n == 0 {
+		span := p.f.blockSize
+		for range level {
+			span *= p.f.blockSize / 4
+		}
+		p.at += span
+		return nil
+	}
+	if level == 0 {
+		return p.block(n)
+	}
+	table, err := p.f.block(n)
+	if err != nil {
+		return err
+	}
+	for k := 0; k+4 <= len(table) && p.at < p.size; k += 4 {
+		if err := p.pointer(int64(binary.LittleEndian.Uint32(table[k:])), level-1); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// pointer fills the head of out from one pointer and gives what is still to fill. Each call takes at
-// least one block off out, which bounds the walk by the file's size.
-func (f *FS) pointer(n int64, level int, out []byte) ([]byte, error) {
-	if n == 0 {
-		span := f.blockSize
-		for range level {
-			span *= f.blockSize / 4
-		}
-		return out[min(span, int64(len(out))):], nil
+func (p *pointed) block(n int64) error {
+	if n >= p.f.blocks {
+		return corrupt("block %d", n)
 	}
-	if level == 0 {
-		part := out[:min(f.blockSize, int64(len(out)))]
-		if n >= f.blocks {
-			return nil, corrupt("block %d", n)
-		}
-		if _, err := f.r.ReadAt(part, n*f.blockSize); err != nil {
-			return nil, fmt.Errorf("cannot read block %d: %w", n, err)
-		}
-		return out[len(part):], nil
+	at, place := p.at, n*p.f.blockSize
+	p.at += p.f.blockSize
+	if p.run.Length > 0 && p.run.At+p.run.Length == at && p.run.Disk+p.run.Length == place {
+		p.run.Length += p.f.blockSize
+		return nil
 	}
-	table, err := f.block(n)
-	if err != nil {
-		return nil, err
+	if err := p.flush(); err != nil {
+		return err
 	}
-	for k := 0; k+4 <= len(table) && len(out) > 0; k += 4 {
-		if out, err = f.pointer(int64(binary.LittleEndian.Uint32(table[k:])), level-1, out); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
+	p.run = tree.Extent{At: at, Length: p.f.blockSize, Disk: place}
+	return nil
 }
 
-func (f *FS) block(n int64) ([]byte, error) {
+func (p *pointed) flush() error {
+	if p.run.Length == 0 {
+		return nil
+	}
+	run := p.run
+	p.run = tree.Extent{}
+	return p.fn(run)
+}
+
+func (f *volume) block(n int64) ([]byte, error) {
 	if n <= 0 || n >= f.blocks {
 		return nil, corrupt("block %d", n)
 	}
@@ -151,4 +168,61 @@ func (f *FS) block(n int64) ([]byte, error) {
 		return nil, fmt.Errorf("cannot read block %d: %w", n, err)
 	}
 	return b, nil
+}
+
+// maxDir bounds one directory, in bytes.
+const maxDir = 32 << 20
+
+// Names implements tree.Reader. Hashed directories read the same: their inner nodes look like empty entries to old
+// readers.
+func (f *volume) Names(d *tree.Inode, fn func(name string, inode uint64) error) error {
+	own := d.Own.(*inode)
+	if own.flags&flagInline != 0 {
+		return corrupt("a directory inside its inode") // its entries have no block layout; Linux distributions do not use it
+	}
+	if own.flags&flagEncrypted != 0 {
+		return tree.ErrEncrypted
+	}
+	data, err := tree.ReadAll(f.r, f, d, maxDir)
+	if err != nil {
+		return err
+	}
+	for len(data) >= 8 {
+		block := data[:min(f.blockSize, int64(len(data)))]
+		data = data[len(block):]
+		for len(block) >= 8 {
+			n := binary.LittleEndian.Uint32(block)
+			length := int(binary.LittleEndian.Uint16(block[4:]))
+			if length == 0 && f.blockSize == 65536 || length == 65535 {
+				length = len(block)
+			}
+			size := int(block[6])
+			if length < 8 || length > len(block) || size > length-8 {
+				return corrupt("a directory entry of %d bytes with a name of %d", length, size)
+			}
+			if name := string(block[8 : 8+size]); n != 0 && size > 0 && name != "." && name != ".." {
+				if err := fn(name, uint64(n)); err != nil {
+					return err
+				}
+			}
+			block = block[length:]
+		}
+	}
+	return nil
+}
+
+// maxTarget bounds where a symbolic link points, in bytes, as in the kernel.
+const maxTarget = 4096
+
+// Target implements tree.Reader. Short targets are in the inode itself.
+func (f *volume) Target(i *tree.Inode) (string, error) {
+	own := i.Own.(*inode)
+	if i.Size > maxTarget {
+		return "", corrupt("a symbolic link of %d bytes", i.Size)
+	}
+	if i.Size < int64(len(own.block)) && own.flags&flagExtents == 0 && (own.secs == 0 || own.acl != 0) {
+		return string(own.block[:i.Size]), nil
+	}
+	data, err := tree.ReadAll(f.r, f, i, maxTarget)
+	return string(data), err
 }

@@ -6,10 +6,10 @@ package ext4
 import (
 	"encoding/binary"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
+
+	"github.com/kiln-cloud/kiln/pkg/catalog/inspect/tree"
 )
 
 // Features that change the layout (INCOMPAT); a disk with any other is refused.
@@ -32,14 +32,28 @@ const (
 const rootInode = 2
 
 // ErrCorrupt is the cause of all errors about a disk that contradicts itself or asks for too much.
-var ErrCorrupt = errors.New("damaged ext4 file system")
+var ErrCorrupt = tree.ErrCorrupt
 
-func corrupt(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", ErrCorrupt, fmt.Sprintf(format, args...))
-}
+func corrupt(format string, args ...any) error { return tree.Corrupt("ext4: "+format, args...) }
+
+// Node is one name in the tree; its types are those of package tree.
+type Node = tree.Node
+
+// The types in Node.Mode that callers ask for.
+const (
+	TypeMask = tree.TypeMask
+	TypeDir  = tree.TypeDir
+	TypeFile = tree.TypeFile
+)
 
 // FS is an open file system.
 type FS struct {
+	*tree.Tree
+	v *volume
+}
+
+// volume is the disk below it: a tree.Reader.
+type volume struct {
 	r         io.ReaderAt
 	blockSize int64
 	blocks    int64
@@ -55,7 +69,7 @@ type FS struct {
 
 // Open reads the superblock of a file system of at most size bytes that begins at offset 0 of r.
 func Open(r io.ReaderAt, size int64) (*FS, error) {
-	r = whole{r}
+	r = tree.Whole(r)
 	sb := make([]byte, 1024)
 	if _, err := r.ReadAt(sb, 1024); err != nil {
 		return nil, fmt.Errorf("cannot read the superblock: %w", err)
@@ -68,7 +82,7 @@ func Open(r io.ReaderAt, size int64) (*FS, error) {
 	if unknown := incompat &^ featReadable; unknown != 0 {
 		return nil, fmt.Errorf("the ext4 features %#x cannot be read", unknown)
 	}
-	f := &FS{r: r, inodes: le.Uint32(sb[0:]), perGroup: le.Uint32(sb[40:]), inodeSize: 128, descSize: 32, dirty: incompat&featRecover != 0}
+	f := &volume{r: r, inodes: le.Uint32(sb[0:]), perGroup: le.Uint32(sb[40:]), inodeSize: 128, descSize: 32, dirty: incompat&featRecover != 0}
 	shift := le.Uint32(sb[24:])
 	if shift > 6 {
 		return nil, corrupt("blocks of 2^%d KiB", shift)
@@ -91,21 +105,7 @@ func Open(r io.ReaderAt, size int64) (*FS, error) {
 	}
 	f.descStart = (int64(le.Uint32(sb[20:])) + 1) * f.blockSize
 	f.uuid = formatUUID(sb[104:120])
-	return f, nil
-}
-
-// whole drops the io.EOF that a reader may give beside all the bytes that were asked for.
-type whole struct{ io.ReaderAt }
-
-func (w whole) ReadAt(p []byte, off int64) (int, error) {
-	n, err := w.ReaderAt.ReadAt(p, off)
-	if n == len(p) {
-		return n, nil
-	}
-	if err == nil || errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
-	return n, err
+	return &FS{Tree: tree.New(r, f), v: f}, nil
 }
 
 func formatUUID(b []byte) string {
@@ -114,57 +114,33 @@ func formatUUID(b []byte) string {
 }
 
 // UUID is the file system's identifier as blkid prints it.
-func (f *FS) UUID() string { return f.uuid }
+func (f *FS) UUID() string { return f.v.uuid }
 
 // UsedBytes is what files and metadata take.
-func (f *FS) UsedBytes() int64 { return (f.blocks - f.free) * f.blockSize }
+func (f *FS) UsedBytes() int64 { return (f.v.blocks - f.v.free) * f.v.blockSize }
 
 // Dirty reports whether the journal holds changes that are not in place yet.
-func (f *FS) Dirty() bool { return f.dirty }
+func (f *FS) Dirty() bool { return f.v.dirty }
 
-// inode is the part of an inode that reading needs.
+// inode is the part of an inode that reading its content needs.
 type inode struct {
-	mode  uint16
-	size  int64
 	flags uint32
 	acl   uint32 // block of extended attributes, counted in sectors
 	secs  uint32 // sectors in use
-	uid   uint32
-	gid   uint32
-	links uint16
 	block [60]byte
 }
 
-func (i *inode) isDir() bool     { return i.mode&0xf000 == 0x4000 }
-func (i *inode) isRegular() bool { return i.mode&0xf000 == 0x8000 }
-func (i *inode) isLink() bool    { return i.mode&0xf000 == 0xa000 }
+// Root implements tree.Reader.
+func (f *volume) Root() uint64 { return rootInode }
 
-// fileMode translates the type and permission bits.
-func (i *inode) fileMode() fs.FileMode {
-	m := fs.FileMode(i.mode & 0o777)
-	for bit, mode := range map[uint16]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
-		if i.mode&bit != 0 {
-			m |= mode
-		}
-	}
-	switch {
-	case i.isDir():
-		m |= fs.ModeDir
-	case i.isLink():
-		m |= fs.ModeSymlink
-	case !i.isRegular():
-		m |= fs.ModeIrregular
-	}
-	return m
-}
-
-func (f *FS) readInode(n uint32) (*inode, error) {
-	if n == 0 || n > f.inodes {
+// Inode implements tree.Reader.
+func (f *volume) Inode(n uint64) (*tree.Inode, error) {
+	if n == 0 || n > uint64(f.inodes) {
 		return nil, corrupt("inode %d of %d", n, f.inodes)
 	}
-	group, index := int64((n-1)/f.perGroup), int64((n-1)%f.perGroup)
-	desc := make([]byte, f.descSize)
-	if _, err := f.r.ReadAt(desc, f.descStart+group*f.descSize); err != nil {
+	group, index := int64((n-1)/uint64(f.perGroup)), int64((n-1)%uint64(f.perGroup))
+	var desc [64]byte
+	if _, err := f.r.ReadAt(desc[:min(f.descSize, 64)], f.descStart+group*f.descSize); err != nil {
 		return nil, fmt.Errorf("cannot read group %d: %w", group, err)
 	}
 	table := int64(binary.LittleEndian.Uint32(desc[8:]))
@@ -174,16 +150,34 @@ func (f *FS) readInode(n uint32) (*inode, error) {
 	if table <= 0 || table >= f.blocks {
 		return nil, corrupt("the inodes of group %d are in block %d", group, table)
 	}
-	raw := make([]byte, 128)
-	if _, err := f.r.ReadAt(raw, table*f.blockSize+index*f.inodeSize); err != nil {
+	var raw [128]byte
+	if _, err := f.r.ReadAt(raw[:], table*f.blockSize+index*f.inodeSize); err != nil {
 		return nil, fmt.Errorf("cannot read inode %d: %w", n, err)
 	}
 	le := binary.LittleEndian
-	i := &inode{mode: le.Uint16(raw), flags: le.Uint32(raw[32:]), acl: le.Uint32(raw[104:]), secs: le.Uint32(raw[28:])}
-	i.uid = uint32(le.Uint16(raw[2:])) | uint32(le.Uint16(raw[120:]))<<16
-	i.gid = uint32(le.Uint16(raw[24:])) | uint32(le.Uint16(raw[122:]))<<16
-	i.links = le.Uint16(raw[26:])
-	i.size = int64(le.Uint32(raw[4:])) | int64(le.Uint32(raw[108:])&0x7fffffff)<<32
-	copy(i.block[:], raw[40:100])
+	own := &inode{flags: le.Uint32(raw[32:]), acl: le.Uint32(raw[104:]), secs: le.Uint32(raw[28:])}
+	copy(own.block[:], raw[40:100])
+	i := &tree.Inode{Number: n, Mode: le.Uint16(raw[0:]), Links: uint32(le.Uint16(raw[26:])), Own: own}
+	i.UID = uint32(le.Uint16(raw[2:])) | uint32(le.Uint16(raw[120:]))<<16
+	i.GID = uint32(le.Uint16(raw[24:])) | uint32(le.Uint16(raw[122:]))<<16
+	i.Size = int64(le.Uint32(raw[4:])) | int64(le.Uint32(raw[108:])&0x7fffffff)<<32
+	i.Place = f.place(i, own)
 	return i, nil
+}
+
+// place is where the first block that an inode names lies, without descending.
+func (f *volume) place(i *tree.Inode, own *inode) int64 {
+	le := binary.LittleEndian
+	head := own.block[:]
+	switch {
+	case !i.Is(TypeFile) || i.Size == 0 || own.flags&flagInline != 0:
+		return 0
+	case own.flags&flagExtents == 0:
+		return int64(le.Uint32(head)) * f.blockSize
+	case le.Uint16(head) != extentMagic || le.Uint16(head[2:]) == 0:
+		return 0
+	case le.Uint16(head[6:]) > 0:
+		return (int64(le.Uint32(head[16:])) | int64(le.Uint16(head[20:]))<<32) % f.blocks * f.blockSize
+	}
+	return (int64(le.Uint32(head[20:])) | int64(le.Uint16(head[18:]))<<32) % f.blocks * f.blockSize
 }

@@ -1,0 +1,185 @@
+package inspect
+
+import (
+	"bytes"
+	"context"
+	"crypto/md5" //nolint:gosec // dpkg's own sums; nothing is trusted because of them
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/kiln-cloud/kiln/pkg/catalog"
+	"github.com/kiln-cloud/kiln/pkg/catalog/inspect/tree"
+)
+
+const (
+	maxConffiles     = 100_000
+	maxConffile      = 16 << 20  // bytes of one; a larger one is told as changed without a look
+	maxConffileBytes = 256 << 20 // of all
+	maxList          = 16 << 20  // bytes of a package's list of files
+)
+
+// conffile is one line of a package's Conffiles.
+type conffile struct {
+	path, pkg, sum string
+}
+
+// conffilesOf reads the Conffiles of what is installed (https://manpages.debian.org/deb-conffiles.5; the field is
+// dpkg's own): " /etc/path md5 [obsolete] [remove-on-upgrade]". Obsolete ones belong to nobody any more.
+func conffilesOf(status []byte) []conffile {
+	var out, mine []conffile
+	var pkg, state string
+	inside := false
+	flush := func() {
+		if words := strings.Fields(state); len(words) == 3 && (words[2] == "installed" || strings.HasPrefix(words[2], "triggers-")) {
+			out = append(out, mine...)
+		}
+		pkg, state, mine, inside = "", "", nil, false
+	}
+	for line := range bytes.Lines(status) {
+		text := strings.TrimRight(string(line), "\r\n")
+		switch name, value, _ := strings.Cut(text, ":"); {
+		case text == "":
+			flush()
+		case text[0] == ' ' || text[0] == '\t':
+			words := strings.Fields(text)
+			if inside && len(words) >= 2 && len(words[1]) == 2*md5.Size && !slices.Contains(words[2:], "obsolete") && !slices.Contains(words[2:], "remove-on-upgrade") &&
+				len(out)+len(mine) < maxConffiles {
+				mine = append(mine, conffile{words[0], pkg, words[1]})
+			}
+		default:
+			inside = name == "Conffiles"
+			switch name {
+			case "Package":
+				pkg = strings.TrimSpace(value)
+			case "Status":
+				state = value
+			}
+		}
+	}
+	flush()
+	return out
+}
+
+// readConffiles holds the configuration files against the sums that dpkg keeps. They are read in the order in which
+// they lie on the disk.
+func readConffiles(ctx context.Context, facts *catalog.Facts, fsys fileSystem, status []byte) error {
+	diverted, err := diversions(fsys)
+	if err != nil {
+		return err
+	}
+	type found struct {
+		conffile
+		at tree.Entry
+	}
+	var files []found
+	for _, c := range conffilesOf(status) {
+		at, err := fsys.Stat(diverted.path(c.path, c.pkg))
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			facts.ConffilesChanged = append(facts.ConffilesChanged, catalog.Conffile{Path: clean(c.path), Package: clean(c.pkg), State: "missing"})
+		case err != nil:
+			return err
+		default:
+			files = append(files, found{c, at})
+		}
+	}
+	slices.SortStableFunc(files, func(a, b found) int { return int(min(1, max(-1, a.at.Place-b.at.Place))) })
+	buf, left := make([]byte, 256<<10), int64(maxConffileBytes)
+	sum := md5.New() //nolint:gosec // as above
+	for _, f := range files {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if f.at.Mode.IsRegular() && f.at.Size <= maxConffile {
+			if left -= f.at.Size; left < 0 {
+				return fmt.Errorf("%w: configuration files of more than %d bytes", tree.ErrCorrupt, maxConffileBytes)
+			}
+			sum.Reset()
+			if err := fsys.Stream(sum, f.at.Number, buf); err != nil {
+				return fmt.Errorf("%s: %w", f.path, err)
+			}
+			if hex.EncodeToString(sum.Sum(nil)) == f.sum {
+				continue
+			}
+		}
+		facts.ConffilesChanged = append(facts.ConffilesChanged, catalog.Conffile{Path: clean(f.path), Package: clean(f.pkg), State: "changed"})
+	}
+	slices.SortFunc(facts.ConffilesChanged, func(a, b catalog.Conffile) int {
+		return strings.Compare(a.Path+"\x00"+a.Package, b.Path+"\x00"+b.Package)
+	})
+	return nil
+}
+
+// diverted says which paths dpkg lays elsewhere (https://manpages.debian.org/dpkg-divert.1): by path, where to and for
+// whose sake. The one package for which it is done keeps the path.
+type diverted map[string]struct{ to, by string }
+
+func (d diverted) path(path, pkg string) string {
+	if v, ok := d[path]; ok && v.by != pkg {
+		return v.to
+	}
+	return path
+}
+
+// diversions reads dpkg's list: three lines each.
+func diversions(fsys fileSystem) (diverted, error) {
+	text, err := optional(fsys, "/var/lib/dpkg/diversions", 4<<20)
+	if err != nil {
+		return nil, err
+	}
+	out := diverted{}
+	lines := strings.Split(text, "\n")
+	for ; len(lines) >= 3; lines = lines[3:] {
+		out[lines[0]] = struct{ to, by string }{lines[1], lines[2]}
+	}
+	return out, nil
+}
+
+// readUnowned counts the files below /etc that are in no package's list.
+func readUnowned(ctx context.Context, facts *catalog.Facts, fsys fileSystem, status []byte) error {
+	if len(facts.Packages) == 0 {
+		return nil
+	}
+	owned := map[string]bool{}
+	for _, c := range conffilesOf(status) {
+		owned[c.path] = true
+	}
+	const info = "/var/lib/dpkg/info"
+	names, err := list(fsys, info)
+	if err != nil {
+		return err
+	}
+	left := int64(maxStatus)
+	for _, name := range names {
+		if !strings.HasSuffix(name, ".list") {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		text, err := optional(fsys, info+"/"+name, min(left, maxList))
+		if err != nil {
+			return err
+		}
+		left -= int64(len(text))
+		for line := range strings.Lines(text) {
+			if strings.HasPrefix(line, "/etc/") {
+				owned[strings.TrimRight(line, "\n")] = true
+			}
+		}
+	}
+	err = fsys.WalkFrom(ctx, "/etc", MaxFiles, func(n tree.Node) error {
+		if n.Mode&tree.TypeMask == tree.TypeFile && !owned[n.Path] {
+			facts.EtcUnowned++
+		}
+		return nil
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
