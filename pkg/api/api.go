@@ -26,6 +26,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/placement"
 	"github.com/kiln-cloud/kiln/pkg/proof"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
+	"github.com/kiln-cloud/kiln/pkg/upgrade/campaign"
 )
 
 // Store is everything that the API reads and its services write; *store.DB is one.
@@ -34,6 +35,7 @@ type Store interface {
 	build.Workers
 	catalog.Store
 	upgrade.Store
+	campaign.Store
 	advisory.Store
 	cache.Store
 	placement.Store
@@ -86,6 +88,7 @@ type api struct {
 	builds    *build.Service
 	catalog   *catalog.Service
 	upgrades  *upgrade.Service
+	campaigns *campaign.Service
 	advisory  *advisory.Service
 	cache     *cache.Service
 	placement *placement.Service
@@ -172,6 +175,10 @@ func (a *api) services() {
 		job.Evict:      a.cache.Cancelled,
 		job.Place:      a.placement.PlaceCancelled,
 		job.Remove:     a.placement.RemoveCancelled,
+	}}
+	a.campaigns = &campaign.Service{Desk: desk, Store: s, Upgrades: s, StopJob: func(ctx context.Context, by job.By, id string) error {
+		_, err := a.jobs.Cancel(ctx, by, id)
+		return err
 	}}
 }
 

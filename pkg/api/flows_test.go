@@ -293,8 +293,13 @@ func TestUpgrades(t *testing.T) {
 	w.refused(http.StatusBadRequest, "kiln.image.not_found", "image_id", "member@q", http.MethodPost, "/v1/upgrades", map[string]any{"image_id": "image-1"})
 	w.refused(http.StatusBadRequest, "kiln.version.not_found", "family", "member@p", http.MethodPost, "/v1/upgrades", map[string]any{"family": "debian-12-web", "channel": "nosuch"})
 	w.refused(http.StatusBadRequest, "kiln.request.image", "image_id", "member@p", http.MethodPost, "/v1/upgrades", map[string]any{})
-	w.refused(http.StatusConflict, "kiln.image.no_family", "", "member@p", http.MethodPost, "/v1/upgrades", map[string]any{"image_id": "in-glance"})
-	if got, want := told(), "upgrade.queued upgrade.cancelled job.cancelled upgrade.queued upgrade.queued"; got != want {
+	// An image of no family begins one, and is upgraded from then on like every other.
+	w.refused(http.StatusConflict, "kiln.image.adopted", "adopt_into", "member@p", http.MethodPost, "/v1/upgrades", map[string]any{"image_id": "image-2", "adopt_into": "other"})
+	a = w.want(http.StatusAccepted, "member@p", http.MethodPost, "/v1/upgrades", map[string]any{"image_id": "in-glance", "adopt_into": "plain"})
+	if a.get(t, "family") != "plain" || a.get(t, "from_version") != "20260305.1" {
+		t.Errorf("%s", a.body)
+	}
+	if got, want := told(), "upgrade.queued upgrade.cancelled job.cancelled upgrade.queued upgrade.queued image.adopted upgrade.queued"; got != want {
 		t.Errorf("events: %s, want %s", got, want)
 	}
 }

@@ -135,10 +135,15 @@ type newUpgrade struct {
 	Family  catalog.FamilyName `json:"family"`
 	Channel string             `json:"channel"`
 	Policy  upgrade.Policy     `json:"policy"`
+	// AdoptInto names the family of an image that has none; made of the image's name where it is left out.
+	AdoptInto catalog.FamilyName `json:"adopt_into"`
 }
 
+// codeNoFamily is the code of the refusal of an image that is no version.
+const codeNoFamily = "kiln.image.no_family"
+
 func (a *api) createUpgrade(ctx context.Context, req *Request[newUpgrade]) (Response, error) {
-	v, err := versionOfBody(ctx, a, req, named{ImageID: req.Body.ImageID, Family: req.Body.Family, Channel: req.Body.Channel})
+	v, err := a.versionToUpgrade(ctx, req)
 	if err != nil {
 		return Response{}, err
 	}
@@ -159,7 +164,7 @@ func versionOfBody[In any](ctx context.Context, a *api, req *Request[In], n name
 	}
 	v, err := a.Store.VersionByImage(ctx, n.ImageID)
 	if errs.Is(err, errs.NotFound) {
-		return v, errs.New(errs.Conflict, "kiln.image.no_family", "image %s is no version of a family: only versions are upgraded", n.ImageID)
+		return v, errs.New(errs.Conflict, codeNoFamily, "image %s is no version of a family: only versions are upgraded", n.ImageID)
 	}
 	return v, err
 }

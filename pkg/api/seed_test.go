@@ -14,6 +14,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/proof"
 	"github.com/kiln-cloud/kiln/pkg/recipe"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
+	"github.com/kiln-cloud/kiln/pkg/upgrade/campaign"
 )
 
 // seeded names one thing of each kind, all of project p.
@@ -53,6 +54,9 @@ func (w *world) seed() seeded {
 	w.must(db.ReplacePending(ctx, "image-1", []advisory.Pending{{ImageID: "image-1", AdvisoryID: advisoryID, Package: "openssl", Installed: "3.0.1", Fixed: "3.0.2~deb12u1", Suite: "bookworm-security", Security: true}}))
 	w.must(db.CreateUpgrade(ctx, upgrade.Upgrade{ID: "upgrade-1", ProjectID: "p", Family: "debian-12-web", FromVersion: "20260305.0", FromImageID: "image-0", State: upgrade.Succeeded,
 		Report: &upgrade.Report{Packages: []upgrade.PackageChange{{Name: "openssl", From: "1", To: "2"}}}, CreatedAt: noon, UpdatedAt: noon}))
+	w.must(db.CreateCampaign(ctx, campaign.Campaign{ID: "campaign-1", ProjectID: "p", Name: "march", State: campaign.Running, Open: true, Chosen: true, MaxParallel: 1, CreatedAt: noon, UpdatedAt: noon}))
+	w.must(db.AddCampaignItems(ctx, []campaign.Item{{ID: "item-1", CampaignID: "campaign-1", ImageID: "image-1", ProjectID: "p", Name: "web", State: campaign.Pending, CreatedAt: noon, UpdatedAt: noon}}))
+	w.must(db.CreateUpgradePolicy(ctx, campaign.Policy{ID: "policy-1", ProjectID: "p", Name: "urgent", MinSeverity: "high", EnabledAt: noon, CreatedAt: noon, UpdatedAt: noon}))
 	w.must(db.CreateCluster(ctx, cache.Cluster{ID: "cluster-1", Name: "rack-1", Nodes: []string{"node-1", "node-2"},
 		Stores: []cache.StoreSpec{{Name: "pool", Type: "ceph", Pool: "cluster-a"}, {Name: "disk", Type: "directory"}}, CreatedAt: noon, UpdatedAt: noon}))
 	if _, err := db.EnsureCopy(ctx, cache.Copy{ID: "copy-1", Cluster: "rack-1", Store: "pool", ImageID: "image-1", State: cache.CopyVerified, VerifiedAt: &noon, CreatedAt: noon, UpdatedAt: noon}); err != nil {
@@ -65,7 +69,7 @@ func (w *world) seed() seeded {
 	w.must(db.Hold(ctx, placement.Claim{ID: "workload-1", WorkloadID: "workload-1", Node: "node-1", ProviderID: "rp-1", Resources: placement.Resources{VCPUs: 1, MemoryMB: 512, DiskGB: 2}, State: placement.ClaimHeld, UpdatedAt: noon}))
 	return seeded{map[string]string{
 		"sources": "source-1", "recipes": "recipe-1", "builds": "build-1", "images": "image-1", "advisories": url.PathEscape(advisoryID),
-		"upgrades": "upgrade-1", "copies": "copy-1", "workloads": "workload-1", "jobs": "job-old",
+		"campaigns": "campaign-1", "upgrade-policies": "policy-1", "upgrades": "upgrade-1", "copies": "copy-1", "workloads": "workload-1", "jobs": "job-old",
 		"families": "debian-12-web", "clusters": "rack-1", "nodes": "node-1", "git": "hosted", "workers": "worker-1",
 	}}
 }

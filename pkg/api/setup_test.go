@@ -158,7 +158,20 @@ func (glance) Image(_ context.Context, id string) (catalog.GlanceImage, error) {
 	if id != "in-glance" && id != "image-1" {
 		return catalog.GlanceImage{}, errs.New(errs.NotFound, "kiln.glance.not_found", "no image")
 	}
-	return catalog.GlanceImage{ID: id, Name: "old", Owner: "p", HashAlgo: "sha512", HashValue: "ab", Size: 7, CreatedAt: noon}, nil
+	return catalog.GlanceImage{ID: id, Name: "old", Owner: "p", Status: "active", DiskFormat: "qcow2", ContainerFormat: "bare", Visibility: "private",
+		HashAlgo: "sha512", HashValue: "ab", Size: 7, CreatedAt: noon}, nil
+}
+
+func (g glance) Images(ctx context.Context, _ map[string]string) ([]catalog.GlanceImage, error) {
+	var out []catalog.GlanceImage
+	for _, id := range []string{"image-1", "in-glance"} {
+		i, err := g.Image(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, i)
+	}
+	return out, nil
 }
 
 // answer is what came back.

@@ -14,6 +14,8 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/engine"
 	"github.com/kiln-cloud/kiln/pkg/job"
 	"github.com/kiln-cloud/kiln/pkg/openstack/cinder"
+	"github.com/kiln-cloud/kiln/pkg/upgrade"
+	"github.com/kiln-cloud/kiln/pkg/upgrade/campaign"
 )
 
 // Engine places workloads and reconciles.
@@ -43,7 +45,8 @@ func (p *Parts) Engine() Loop {
 			return err
 		}
 		return Serve(ctx, e.Serve, r.Serve, p.notices(e), engine.Every(p.Config.Engine.TriggerInterval, "triggers", p.Log, p.watch().Round),
-			engine.Every(sourcesEvery, "sources", p.Log, p.pullSources))
+			engine.Every(sourcesEvery, "sources", p.Log, p.pullSources),
+			engine.Every(p.Config.Engine.CampaignInterval, "campaigns", p.Log, p.campaigns().Round))
 	}
 }
 
@@ -67,6 +70,22 @@ func (p *Parts) watch() *build.Watch {
 	fixes := &advisory.Service{Desk: desk}
 	return &build.Watch{
 		Service: &build.Service{Desk: desk, Store: p.DB}, Catalog: p.DB, Fixes: p.DB, Log: p.Log, RefreshEvery: p.Config.Engine.AdvisoryInterval,
+		Refresh: func(ctx context.Context, by job.By) error {
+			_, err := fixes.Refresh(ctx, by)
+			return err
+		},
+	}
+}
+
+// campaigns moves campaigns and fires standing upgrade policies.
+func (p *Parts) campaigns() *campaign.Rounds {
+	desk := job.Desk{Jobs: p.DB, Tx: p.DB, Events: p.DB, Now: time.Now, NewID: uuid.NewString}
+	fixes := &advisory.Service{Desk: desk}
+	return &campaign.Rounds{
+		Service: &campaign.Service{Desk: desk, Store: p.DB, Upgrades: p.DB},
+		Catalog: &catalog.Service{Desk: desk, Store: p.DB}, Upgrade: &upgrade.Service{Desk: desk, Store: p.DB},
+		Chooser:      &campaign.Chooser{Store: p.DB, Catalog: p.DB, Glance: p.Glance},
+		RefreshEvery: p.Config.Engine.AdvisoryInterval, Settle: p.Config.Engine.PolicySettle, Log: p.Log,
 		Refresh: func(ctx context.Context, by job.By) error {
 			_, err := fixes.Refresh(ctx, by)
 			return err

@@ -6,6 +6,7 @@ import (
 	"github.com/jmoiron/sqlx"
 
 	"github.com/kiln-cloud/kiln/pkg/build"
+	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/listing"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
 )
@@ -39,7 +40,7 @@ var buildTable = tableOf[build.Build](spec{
 
 var upgradeTable = tableOf[upgrade.Upgrade](spec{
 	name: "upgrades", resource: "upgrade",
-	filters: []string{"id", "family", "from_version", "from_image_id", "to_version", "to_image_id", "state", "job_id"},
+	filters: []string{"id", "family", "from_version", "from_image_id", "to_version", "to_image_id", "state", "job_id", "campaign_id"},
 	sorts:   []string{"created_at", "updated_at", "family", "state", "from_version", "to_version"},
 	order:   newestFirst,
 })
@@ -168,10 +169,16 @@ func (db *DB) ListBuilds(ctx context.Context, q listing.Query) ([]build.Build, e
 	return buildTable.list(ctx, db, q)
 }
 
-// CreateUpgrade implements upgrade.Store.
+// CreateUpgrade implements upgrade.Store; the index upgrades_open refuses a second open one of a version.
 func (db *DB) CreateUpgrade(ctx context.Context, u upgrade.Upgrade) error {
-	return upgradeTable.insert(ctx, db, "", u)
+	err := upgradeTable.insert(ctx, db, "", u)
+	if errs.Is(err, errs.Conflict) && !ended(u.State) {
+		return errs.Wrap(err, errs.Conflict, upgrade.CodeOpen, "an upgrade of version %s is open", u.FromVersion)
+	}
+	return err
 }
+
+func ended(s upgrade.State) bool { return s != upgrade.Queued && s != upgrade.Running }
 
 // UpdateUpgrade implements upgrade.Store.
 func (db *DB) UpdateUpgrade(ctx context.Context, u upgrade.Upgrade) error {

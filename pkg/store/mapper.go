@@ -177,3 +177,6 @@ func jsonArg(v any) (driver.Value, error) {
 	b, err := json.Marshal(v)
 	return string(b), err
 }
+
+// timeInto is where Scan puts a time, see timeText.
+func timeInto(t *time.Time) *timeDest { return &timeDest{reflect.ValueOf(t).Elem()} }

@@ -32,6 +32,9 @@ const (
 // AllProjects is the rule that lets a caller list the things of every project (?all_projects=true).
 const AllProjects = "provisioning:all_projects"
 
+// CampaignsEverywhere is the rule that lets a caller's campaigns and standing policies take images of other projects.
+const CampaignsEverywhere = "provisioning:campaigns:all_projects"
+
 var (
 	anyScope    = []string{"system", "project"}
 	projectOnly = []string{"project"}
@@ -90,6 +93,7 @@ func Defaults() []Rule {
 		{"provisioning:images:list", projectReader, "List images.", op(get, "/v1/images"), anyScope},
 		{"provisioning:images:show", projectReader, "Show an image with its facts.", op(get, "/v1/images/{id}"), anyScope},
 		{"provisioning:images:inspect", projectMember, "Read the disk of an image again.", op(post, "/v1/images/{id}/inspect"), anyScope},
+		{"provisioning:images:adopt", projectMember, "Make an image that somebody uploaded the first version of a family.", op(post, "/v1/images/{id}/adopt"), anyScope},
 		{"provisioning:images:lint", projectReader, "Hold an image against the SCS image metadata standard.", op(get, "/v1/images/{id}/lint"), anyScope},
 		{"provisioning:images:documents", projectReader, "List the documents of an image.", op(get, "/v1/images/{id}/documents"), anyScope},
 		{"provisioning:images:document", projectReader, "Read a document of an image.", op(get, "/v1/images/{id}/documents/{kind}"), anyScope},
@@ -102,6 +106,22 @@ func Defaults() []Rule {
 		{"provisioning:upgrades:list", projectReader, "List upgrades.", op(get, "/v1/upgrades"), anyScope},
 		{"provisioning:upgrades:create", projectMember, "Upgrade a version offline into a new one.", op(post, "/v1/upgrades"), projectOnly},
 		{"provisioning:upgrades:show", projectReader, "Show an upgrade.", op(get, "/v1/upgrades/{id}"), anyScope},
+
+		{CampaignsEverywhere, admin, "Let campaigns and standing policies take images of other projects.", nil, anyScope},
+		{"provisioning:campaigns:list", projectReader, "List campaigns.", op(get, "/v1/campaigns"), anyScope},
+		{"provisioning:campaigns:create", projectMember, "Upgrade many images; with dry_run, tell which it would take.", op(post, "/v1/campaigns"), projectOnly},
+		{"provisioning:campaigns:show", projectReader, "Show a campaign with its progress.", op(get, "/v1/campaigns/{id}"), anyScope},
+		{"provisioning:campaigns:items", projectReader, "List the images of a campaign.", op(get, "/v1/campaigns/{id}/items"), anyScope},
+		{"provisioning:campaigns:report", projectReader, "Tell what a campaign fixed, and what remains.", op(get, "/v1/campaigns/{id}/report"), anyScope},
+		{"provisioning:campaigns:approve", projectOwner, "Let a campaign begin that waits for approval.", op(post, "/v1/campaigns/{id}/approve"), anyScope},
+		{"provisioning:campaigns:pause", projectMember, "Start no further upgrades of a campaign.", op(post, "/v1/campaigns/{id}/pause"), anyScope},
+		{"provisioning:campaigns:resume", projectMember, "Go on with a paused campaign.", op(post, "/v1/campaigns/{id}/resume"), anyScope},
+		{"provisioning:campaigns:cancel", projectMember, "End a campaign and the upgrades that run.", op(post, "/v1/campaigns/{id}/cancel"), anyScope},
+		{"provisioning:upgrade_policies:list", projectReader, "List standing upgrade policies.", op(get, "/v1/upgrade-policies"), anyScope},
+		{"provisioning:upgrade_policies:create", projectMember, "Create a standing upgrade policy.", op(post, "/v1/upgrade-policies"), projectOnly},
+		{"provisioning:upgrade_policies:show", projectReader, "Show a standing upgrade policy.", op(get, "/v1/upgrade-policies/{id}"), anyScope},
+		{"provisioning:upgrade_policies:update", projectMember, "Change a standing upgrade policy.", op(patch, "/v1/upgrade-policies/{id}"), anyScope},
+		{"provisioning:upgrade_policies:delete", projectMember, "Delete a standing upgrade policy.", op(del, "/v1/upgrade-policies/{id}"), anyScope},
 
 		{"provisioning:workers:list", adminOrRead, "List the workers.", op(get, "/v1/workers"), anyScope},
 		{"provisioning:workers:show", adminOrRead, "Show a worker.", op(get, "/v1/workers/{name}"), anyScope},

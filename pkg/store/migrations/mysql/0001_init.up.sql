@@ -151,6 +151,15 @@ CREATE TABLE IF NOT EXISTS `images` (
   `size` BIGINT NOT NULL,
   `facts` LONGTEXT NULL,
   `pending_updates` INT NOT NULL,
+  `lacks` LONGTEXT NULL,
+  `pending_since` DATETIME(6) NULL,
+  `running` BIGINT NOT NULL DEFAULT 0,
+  `weight` BIGINT NOT NULL DEFAULT 0,
+  `rank` BIGINT NOT NULL DEFAULT 0,
+  `facts_version` INT NOT NULL,
+  `status` VARCHAR(32) NOT NULL,
+  `visibility` VARCHAR(32) NOT NULL,
+  `tags` MEDIUMTEXT NULL,
   `created_at` DATETIME(6) NOT NULL,
   `updated_at` DATETIME(6) NOT NULL,
   PRIMARY KEY (`id`),
@@ -278,9 +287,97 @@ CREATE TABLE IF NOT EXISTS `upgrades` (
   `error` MEDIUMTEXT NOT NULL,
   `created_at` DATETIME(6) NOT NULL,
   `updated_at` DATETIME(6) NOT NULL,
+  -- One version has one open upgrade, whoever asks for it at the same moment.
+  `open_image` VARCHAR(64) GENERATED ALWAYS AS (CASE WHEN `state` IN ('queued', 'running') THEN `from_image_id` END) VIRTUAL,
   PRIMARY KEY (`id`),
+  UNIQUE KEY `upgrades_open` (`open_image`),
+  KEY `upgrades_campaign` (`campaign_id`),
   KEY `upgrades_project` (`project_id`, `created_at`),
   KEY `upgrades_from` (`from_image_id`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `campaigns` (
+  `id` VARCHAR(64) NOT NULL,
+  `project_id` VARCHAR(64) NOT NULL,
+  `name` VARCHAR(64) NOT NULL,
+  `policy_id` VARCHAR(64) NOT NULL,
+  `filter` LONGTEXT NULL,
+  `policy` LONGTEXT NULL,
+  `max_parallel` INT NOT NULL,
+  `stop_after_failures` INT NOT NULL,
+  `hours` LONGTEXT NULL,
+  `approve` BOOLEAN NOT NULL,
+  `state` VARCHAR(32) NOT NULL,
+  `reason` MEDIUMTEXT NOT NULL,
+  `open` BOOLEAN NOT NULL,
+  `counts` LONGTEXT NULL,
+  `spent_seconds` BIGINT NOT NULL,
+  `hotfix_by` DATETIME(6) NULL,
+  `promise` VARCHAR(32) NOT NULL,
+  `plan_job_id` VARCHAR(64) NOT NULL,
+  `user_id` VARCHAR(64) NOT NULL,
+  `request_id` VARCHAR(64) NOT NULL,
+  `created_at` DATETIME(6) NOT NULL,
+  `updated_at` DATETIME(6) NOT NULL,
+  `started_at` DATETIME(6) NULL,
+  `finished_at` DATETIME(6) NULL,
+  `chosen` BOOLEAN NOT NULL,
+  `batches` LONGTEXT NULL,
+  `locks` BIGINT NOT NULL DEFAULT 0,
+  PRIMARY KEY (`id`),
+  KEY `campaigns_project` (`project_id`, `created_at`),
+  KEY `campaigns_open` (`open`),
+  KEY `campaigns_policy` (`policy_id`, `open`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `campaign_items` (
+  `id` VARCHAR(64) NOT NULL,
+  `campaign_id` VARCHAR(64) NOT NULL,
+  `image_id` VARCHAR(64) NOT NULL,
+  `project_id` VARCHAR(64) NOT NULL,
+  `name` VARCHAR(255) NOT NULL,
+  `family` VARCHAR(64) NOT NULL,
+  `version` VARCHAR(64) NOT NULL,
+  `lacks` INT NOT NULL,
+  `cves` LONGTEXT NULL,
+  `position` INT NOT NULL,
+  `batch` INT NOT NULL,
+  `state` VARCHAR(32) NOT NULL,
+  `reason` MEDIUMTEXT NOT NULL,
+  `upgrade_id` VARCHAR(64) NOT NULL,
+  `held_by` VARCHAR(64) NOT NULL,
+  `to_version` VARCHAR(64) NOT NULL,
+  `to_image_id` VARCHAR(64) NOT NULL,
+  `started_at` DATETIME(6) NULL,
+  `finished_at` DATETIME(6) NULL,
+  `created_at` DATETIME(6) NOT NULL,
+  `updated_at` DATETIME(6) NOT NULL,
+  PRIMARY KEY (`id`),
+  UNIQUE KEY `campaign_items_image` (`campaign_id`, `image_id`),
+  KEY `campaign_items_turn` (`campaign_id`, `position`),
+  KEY `campaign_items_state` (`campaign_id`, `state`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `upgrade_policies` (
+  `id` VARCHAR(64) NOT NULL,
+  `project_id` VARCHAR(64) NOT NULL,
+  `name` VARCHAR(64) NOT NULL,
+  `filter` LONGTEXT NULL,
+  `min_severity` VARCHAR(32) NOT NULL,
+  `hours` LONGTEXT NULL,
+  `hotfix_hours` INT NOT NULL,
+  `policy` LONGTEXT NULL,
+  `max_parallel` INT NOT NULL,
+  `stop_after_failures` INT NOT NULL,
+  `enabled` BOOLEAN NOT NULL,
+  `enabled_at` DATETIME(6) NOT NULL,
+  `campaign_id` VARCHAR(64) NOT NULL,
+  `user_id` VARCHAR(64) NOT NULL,
+  `created_at` DATETIME(6) NOT NULL,
+  `updated_at` DATETIME(6) NOT NULL,
+  `locks` BIGINT NOT NULL DEFAULT 0,
+  PRIMARY KEY (`id`),
+  UNIQUE KEY `upgrade_policies_name` (`project_id`, `name`)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
 
 CREATE TABLE IF NOT EXISTS `documents` (
@@ -321,12 +418,68 @@ CREATE TABLE IF NOT EXISTS `pending` (
   `image_id` VARCHAR(64) NOT NULL,
   `advisory_id` VARCHAR(512) NOT NULL,
   `package` VARCHAR(255) NOT NULL,
+  `architecture` VARCHAR(64) NOT NULL,
+  `source` VARCHAR(255) NOT NULL,
   `installed` VARCHAR(255) NOT NULL,
   `fixed` VARCHAR(255) NOT NULL,
   `suite` VARCHAR(64) NOT NULL,
   `security` BOOLEAN NOT NULL,
+  `urgency` VARCHAR(32) NOT NULL,
+  `gap` VARCHAR(32) NOT NULL,
   PRIMARY KEY (`image_id`, `advisory_id`),
-  KEY `pending_advisory` (`advisory_id`)
+  KEY `pending_advisory` (`advisory_id`, `image_id`),
+  KEY `pending_gap` (`gap`, `image_id`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `gaps` (
+  `id` VARCHAR(32) NOT NULL,
+  `source` VARCHAR(255) NOT NULL,
+  `from` VARCHAR(255) NOT NULL,
+  `to` VARCHAR(255) NOT NULL,
+  `urgency` VARCHAR(32) NOT NULL,
+  `cves` LONGTEXT NULL,
+  PRIMARY KEY (`id`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `gap_cves` (
+  `cve` VARCHAR(32) NOT NULL,
+  `gap` VARCHAR(32) NOT NULL,
+  `urgency` VARCHAR(32) NOT NULL,
+  PRIMARY KEY (`cve`, `gap`),
+  KEY `gap_cves_gap` (`gap`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `changelogs` (
+  `source` VARCHAR(255) NOT NULL,
+  `version` VARCHAR(255) NOT NULL,
+  `changes` LONGTEXT NULL,
+  `problem` LONGTEXT NOT NULL,
+  `read_at` DATETIME(6) NOT NULL,
+  PRIMARY KEY (`source`, `version`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `image_systems` (
+  `image_id` VARCHAR(64) NOT NULL,
+  `kind` VARCHAR(32) NOT NULL,
+  `os` VARCHAR(64) NOT NULL,
+  `release` VARCHAR(64) NOT NULL,
+  `version_id` VARCHAR(64) NOT NULL,
+  `architecture` VARCHAR(64) NOT NULL,
+  `sum` VARCHAR(64) NOT NULL,
+  `compared` VARCHAR(64) NOT NULL,
+  PRIMARY KEY (`image_id`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
+CREATE TABLE IF NOT EXISTS `image_packages` (
+  `image_id` VARCHAR(64) NOT NULL,
+  `name` VARCHAR(255) NOT NULL,
+  `architecture` VARCHAR(64) NOT NULL,
+  `version` VARCHAR(255) NOT NULL,
+  `source` VARCHAR(255) NOT NULL,
+  `source_version` VARCHAR(255) NOT NULL,
+  PRIMARY KEY (`image_id`, `name`, `architecture`, `version`),
+  KEY `image_packages_name` (`name`, `image_id`, `architecture`, `version`),
+  KEY `image_packages_source` (`source`, `image_id`, `name`)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
 
 CREATE TABLE IF NOT EXISTS `clusters` (

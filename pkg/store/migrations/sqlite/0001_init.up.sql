@@ -150,6 +150,15 @@ CREATE TABLE IF NOT EXISTS `images` (
   `size` INTEGER NOT NULL,
   `facts` TEXT,
   `pending_updates` INTEGER NOT NULL,
+  `lacks` TEXT,
+  `pending_since` TEXT,
+  `running` INTEGER NOT NULL DEFAULT 0,
+  `weight` INTEGER NOT NULL DEFAULT 0,
+  `rank` INTEGER NOT NULL DEFAULT 0,
+  `facts_version` INTEGER NOT NULL,
+  `status` TEXT NOT NULL,
+  `visibility` TEXT NOT NULL,
+  `tags` TEXT NULL,
   `created_at` TEXT NOT NULL,
   `updated_at` TEXT NOT NULL,
   PRIMARY KEY (`id`)
@@ -281,6 +290,93 @@ CREATE TABLE IF NOT EXISTS `upgrades` (
 );
 CREATE INDEX IF NOT EXISTS `upgrades_project` ON `upgrades` (`project_id`, `created_at`);
 CREATE INDEX IF NOT EXISTS `upgrades_from` ON `upgrades` (`from_image_id`);
+-- One version has one open upgrade, whoever asks for it at the same moment.
+CREATE UNIQUE INDEX IF NOT EXISTS `upgrades_open` ON `upgrades` (`from_image_id`) WHERE `state` IN ('queued', 'running');
+CREATE INDEX IF NOT EXISTS `upgrades_campaign` ON `upgrades` (`campaign_id`);
+
+CREATE TABLE IF NOT EXISTS `campaigns` (
+  `id` TEXT NOT NULL,
+  `project_id` TEXT NOT NULL,
+  `name` TEXT NOT NULL,
+  `policy_id` TEXT NOT NULL,
+  `filter` TEXT,
+  `policy` TEXT,
+  `max_parallel` INTEGER NOT NULL,
+  `stop_after_failures` INTEGER NOT NULL,
+  `hours` TEXT,
+  `approve` INTEGER NOT NULL,
+  `state` TEXT NOT NULL,
+  `reason` TEXT NOT NULL,
+  `open` INTEGER NOT NULL,
+  `counts` TEXT,
+  `spent_seconds` INTEGER NOT NULL,
+  `hotfix_by` TEXT,
+  `promise` TEXT NOT NULL,
+  `plan_job_id` TEXT NOT NULL,
+  `user_id` TEXT NOT NULL,
+  `request_id` TEXT NOT NULL,
+  `created_at` TEXT NOT NULL,
+  `updated_at` TEXT NOT NULL,
+  `started_at` TEXT,
+  `finished_at` TEXT,
+  `chosen` INTEGER NOT NULL,
+  `batches` TEXT,
+  `locks` INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY (`id`)
+);
+CREATE INDEX IF NOT EXISTS `campaigns_project` ON `campaigns` (`project_id`, `created_at`);
+CREATE INDEX IF NOT EXISTS `campaigns_open` ON `campaigns` (`open`);
+CREATE INDEX IF NOT EXISTS `campaigns_policy` ON `campaigns` (`policy_id`, `open`);
+
+CREATE TABLE IF NOT EXISTS `campaign_items` (
+  `id` TEXT NOT NULL,
+  `campaign_id` TEXT NOT NULL,
+  `image_id` TEXT NOT NULL,
+  `project_id` TEXT NOT NULL,
+  `name` TEXT NOT NULL,
+  `family` TEXT NOT NULL,
+  `version` TEXT NOT NULL,
+  `lacks` INTEGER NOT NULL,
+  `cves` TEXT,
+  `position` INTEGER NOT NULL,
+  `batch` INTEGER NOT NULL,
+  `state` TEXT NOT NULL,
+  `reason` TEXT NOT NULL,
+  `upgrade_id` TEXT NOT NULL,
+  `held_by` TEXT NOT NULL,
+  `to_version` TEXT NOT NULL,
+  `to_image_id` TEXT NOT NULL,
+  `started_at` TEXT,
+  `finished_at` TEXT,
+  `created_at` TEXT NOT NULL,
+  `updated_at` TEXT NOT NULL,
+  PRIMARY KEY (`id`)
+);
+CREATE UNIQUE INDEX IF NOT EXISTS `campaign_items_image` ON `campaign_items` (`campaign_id`, `image_id`);
+CREATE INDEX IF NOT EXISTS `campaign_items_turn` ON `campaign_items` (`campaign_id`, `position`);
+CREATE INDEX IF NOT EXISTS `campaign_items_state` ON `campaign_items` (`campaign_id`, `state`);
+
+CREATE TABLE IF NOT EXISTS `upgrade_policies` (
+  `id` TEXT NOT NULL,
+  `project_id` TEXT NOT NULL,
+  `name` TEXT NOT NULL,
+  `filter` TEXT,
+  `min_severity` TEXT NOT NULL,
+  `hours` TEXT,
+  `hotfix_hours` INTEGER NOT NULL,
+  `policy` TEXT,
+  `max_parallel` INTEGER NOT NULL,
+  `stop_after_failures` INTEGER NOT NULL,
+  `enabled` INTEGER NOT NULL,
+  `enabled_at` TEXT NOT NULL,
+  `campaign_id` TEXT NOT NULL,
+  `user_id` TEXT NOT NULL,
+  `created_at` TEXT NOT NULL,
+  `updated_at` TEXT NOT NULL,
+  `locks` INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY (`id`)
+);
+CREATE UNIQUE INDEX IF NOT EXISTS `upgrade_policies_name` ON `upgrade_policies` (`project_id`, `name`);
 
 CREATE TABLE IF NOT EXISTS `documents` (
   `image_id` TEXT NOT NULL,
@@ -320,13 +416,69 @@ CREATE TABLE IF NOT EXISTS `pending` (
   `image_id` TEXT NOT NULL,
   `advisory_id` TEXT NOT NULL,
   `package` TEXT NOT NULL,
+  `architecture` TEXT NOT NULL,
+  `source` TEXT NOT NULL,
   `installed` TEXT NOT NULL,
   `fixed` TEXT NOT NULL,
   `suite` TEXT NOT NULL,
   `security` INTEGER NOT NULL,
+  `urgency` TEXT NOT NULL,
+  `gap` TEXT NOT NULL,
   PRIMARY KEY (`image_id`, `advisory_id`)
 );
-CREATE INDEX IF NOT EXISTS `pending_advisory` ON `pending` (`advisory_id`);
+CREATE INDEX IF NOT EXISTS `pending_advisory` ON `pending` (`advisory_id`, `image_id`);
+CREATE INDEX IF NOT EXISTS `pending_gap` ON `pending` (`gap`, `image_id`);
+
+CREATE TABLE IF NOT EXISTS `gaps` (
+  `id` TEXT NOT NULL,
+  `source` TEXT NOT NULL,
+  `from` TEXT NOT NULL,
+  `to` TEXT NOT NULL,
+  `urgency` TEXT NOT NULL,
+  `cves` TEXT,
+  PRIMARY KEY (`id`)
+);
+
+CREATE TABLE IF NOT EXISTS `gap_cves` (
+  `cve` TEXT NOT NULL,
+  `gap` TEXT NOT NULL,
+  `urgency` TEXT NOT NULL,
+  PRIMARY KEY (`cve`, `gap`)
+);
+CREATE INDEX IF NOT EXISTS `gap_cves_gap` ON `gap_cves` (`gap`);
+
+CREATE TABLE IF NOT EXISTS `changelogs` (
+  `source` TEXT NOT NULL,
+  `version` TEXT NOT NULL,
+  `changes` TEXT,
+  `problem` TEXT NOT NULL,
+  `read_at` TEXT NOT NULL,
+  PRIMARY KEY (`source`, `version`)
+);
+
+CREATE TABLE IF NOT EXISTS `image_systems` (
+  `image_id` TEXT NOT NULL,
+  `kind` TEXT NOT NULL,
+  `os` TEXT NOT NULL,
+  `release` TEXT NOT NULL,
+  `version_id` TEXT NOT NULL,
+  `architecture` TEXT NOT NULL,
+  `sum` TEXT NOT NULL,
+  `compared` TEXT NOT NULL,
+  PRIMARY KEY (`image_id`)
+);
+
+CREATE TABLE IF NOT EXISTS `image_packages` (
+  `image_id` TEXT NOT NULL,
+  `name` TEXT NOT NULL,
+  `architecture` TEXT NOT NULL,
+  `version` TEXT NOT NULL,
+  `source` TEXT NOT NULL,
+  `source_version` TEXT NOT NULL,
+  PRIMARY KEY (`image_id`, `name`, `architecture`, `version`)
+);
+CREATE INDEX IF NOT EXISTS `image_packages_name` ON `image_packages` (`name`, `image_id`, `architecture`, `version`);
+CREATE INDEX IF NOT EXISTS `image_packages_source` ON `image_packages` (`source`, `image_id`, `name`, `architecture`, `version`);
 
 CREATE TABLE IF NOT EXISTS `clusters` (
   `id` TEXT NOT NULL,
