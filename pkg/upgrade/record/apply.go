@@ -1,0 +1,367 @@
+package record
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-cloud/kiln/pkg/errs"
+)
+
+// CodeDamaged is the code of a record whose content is not what was recorded. The image that it was being applied to
+// must be thrown away, and so must the record.
+const CodeDamaged = "kiln.upgrade.record_damaged"
+
+// Apply makes the recorded changes to an image that Fits. dpkg must be run afterwards: triggers are pending. After an
+// error the image is in between and must be thrown away. It gives the number of files that came from the record.
+func (rec *Record) Apply(ctx context.Context, t *Tree, pack io.ReaderAt) (files int, err error) {
+	a := &applier{rec: rec, tree: t, pack: pack}
+	for _, step := range []func(context.Context) error{a.remove, a.folders, a.write, a.link, a.removeFolders, a.merge, a.activate, a.log} {
+		if err := step(ctx); err != nil {
+			return 0, err
+		}
+	}
+	for _, e := range rec.Entries {
+		if e.After.Type != TypeDir {
+			files++
+		}
+	}
+	return files, nil
+}
+
+type applier struct {
+	rec  *Record
+	tree *Tree
+	pack io.ReaderAt
+}
+
+// in calls f with the folder of each run of entries that are in one folder.
+func (a *applier) in(ctx context.Context, wanted func(Entry) bool, f func(dir int, base string, e Entry) error) error {
+	var dir *os.File
+	at := ""
+	defer func() {
+		if dir != nil {
+			dir.Close() //nolint:errcheck // a folder
+		}
+	}()
+	for _, e := range a.rec.Entries {
+		if !wanted(e) {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if parent := path.Dir(e.Name); dir == nil || parent != at {
+			if dir != nil {
+				dir.Close() //nolint:errcheck // a folder
+			}
+			var err error
+			if dir, err = a.tree.folder(e.Name); err != nil {
+				return err
+			}
+			at = parent
+		}
+		if err := f(int(dir.Fd()), path.Base(e.Name), e); err != nil {
+			return &os.PathError{Op: "replay", Path: e.Name, Err: err}
+		}
+	}
+	return nil
+}
+
+// remove takes away every file that is replaced or goes.
+func (a *applier) remove(ctx context.Context) error {
+	return a.in(ctx, func(e Entry) bool { return e.Before.Type != TypeNone && e.Before.Type != TypeDir },
+		func(dir int, base string, _ Entry) error { return unlinked(dir, base) })
+}
+
+func unlinked(dir int, base string) error {
+	if err := unix.Unlinkat(dir, base, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	return nil
+}
+
+// folders makes new ones and gives all of them their owners and modes. The entries are sorted: parents come first.
+func (a *applier) folders(ctx context.Context) error {
+	for _, e := range a.rec.Entries {
+		if e.After.Type != TypeDir {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		dir, err := a.tree.folder(e.Name)
+		if err != nil {
+			return err
+		}
+		base := path.Base(e.Name)
+		if e.Before.Type == TypeNone {
+			err = unix.Mkdirat(int(dir.Fd()), base, 0o700)
+		}
+		if err == nil {
+			err = dress(int(dir.Fd()), base, e.After)
+		}
+		dir.Close() //nolint:errcheck // a folder
+		if err != nil {
+			return &os.PathError{Op: "replay", Path: e.Name, Err: err}
+		}
+	}
+	return nil
+}
+
+// dress sets owner, mode and attributes of a name that is no link.
+func dress(dir int, base string, s State) error {
+	if err := unix.Fchownat(dir, base, int(s.UID), int(s.GID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	if s.Type == TypeLink {
+		return nil
+	}
+	if err := unix.Fchmodat(dir, base, s.Mode, 0); err != nil {
+		return err
+	}
+	for name, value := range s.Xattrs {
+		if err := unix.Lsetxattr(procPath(dir, base), name, value, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// write makes the files with content, several at a time.
+func (a *applier) write(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(workers())
+	entries := a.rec.Entries
+	for start := 0; start < len(entries); {
+		end, dir := start+1, path.Dir(entries[start].Name)
+		for end < len(entries) && end-start < 256 && path.Dir(entries[end].Name) == dir {
+			end++
+		}
+		part := &applier{rec: &Record{Entries: entries[start:end]}, tree: a.tree, pack: a.pack}
+		start = end
+		group.Go(func() error {
+			buf := make([]byte, 256<<10)
+			return part.in(ctx, func(e Entry) bool { return e.After.Type == TypeFile && e.Link == "" }, func(dir int, base string, e Entry) error {
+				return part.file(dir, base, e, buf)
+			})
+		})
+	}
+	return group.Wait()
+}
+
+// file writes one file and holds what it writes against its hash.
+func (a *applier) file(dir int, base string, e Entry, buf []byte) error {
+	if e.Before.Type == TypeNone && e.Owned {
+		if err := unlinked(dir, base); err != nil {
+			return err
+		}
+	}
+	fd, err := unix.Openat(dir, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	out := os.NewFile(uintptr(fd), e.Name)
+	h := sha256.New()
+	_, err = io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(h, out)}, struct{ io.Reader }{io.NewSectionReader(a.pack, e.Offset, e.After.Size)}, buf)
+	if err == nil && hex.EncodeToString(h.Sum(nil)) != e.After.Hash {
+		err = errs.New(errs.Internal, CodeDamaged, "the record of the batch is damaged at /%s", e.Name)
+	}
+	if err := errors.Join(err, out.Close()); err != nil {
+		return err
+	}
+	if err := dress(dir, base, e.After); err != nil {
+		return err
+	}
+	return timed(dir, base, e)
+}
+
+// timed gives a file its package's time.
+func timed(dir int, base string, e Entry) error {
+	if e.Modified == 0 {
+		return nil
+	}
+	ts := unix.NsecToTimespec(e.Modified)
+	return unix.UtimesNanoAt(dir, base, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+// link makes symbolic links, and further names of files.
+func (a *applier) link(ctx context.Context) error {
+	return a.in(ctx, func(e Entry) bool { return e.After.Type == TypeLink || e.Link != "" }, func(dir int, base string, e Entry) error {
+		if e.Before.Type == TypeNone && e.Owned {
+			if err := unlinked(dir, base); err != nil {
+				return err
+			}
+		}
+		if e.Link == "" {
+			if err := unix.Symlinkat(e.After.Target, dir, base); err != nil {
+				return err
+			}
+			return dress(dir, base, e.After)
+		}
+		from, err := a.tree.folder(e.Link)
+		if err != nil {
+			return err
+		}
+		defer from.Close() //nolint:errcheck // a folder
+		return unix.Linkat(int(from.Fd()), path.Base(e.Link), dir, base, 0)
+	})
+}
+
+// removeFolders takes away folders that went, from the inside out. One that still has something in it, or that another
+// package has too, stays: so dpkg does it.
+func (a *applier) removeFolders(ctx context.Context) error {
+	var gone []string
+	for _, e := range a.rec.Entries {
+		if e.Before.Type == TypeDir && e.After.Type == TypeNone {
+			gone = append(gone, e.Name)
+		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	kept, err := a.others(ctx)
+	if err != nil {
+		return err
+	}
+	slices.Reverse(gone)
+	for _, name := range gone {
+		dir, err := a.tree.folder(name)
+		if err != nil {
+			return err
+		}
+		if !kept[name] {
+			err = unix.Unlinkat(int(dir.Fd()), path.Base(name), unix.AT_REMOVEDIR)
+		}
+		dir.Close() //nolint:errcheck // a folder
+		if err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
+			return &os.PathError{Op: "replay", Path: name, Err: err}
+		}
+	}
+	return nil
+}
+
+// others are the names that packages outside of the share list.
+func (a *applier) others(ctx context.Context) (map[string]bool, error) {
+	db, err := readDatabase(a.tree, a.rec.Share)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]bool{}
+	for key, text := range db.status.text {
+		if _, ours := db.share[key]; ours {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		files, err := filesOf(a.tree, text)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range files {
+			if real, ok, err := resolve(a.tree.Lstat, name, false); err == nil && ok {
+				out[real] = true
+			}
+		}
+	}
+	return out, nil
+}
+
+// merge puts the share's stanzas into the databases.
+func (a *applier) merge(context.Context) error {
+	for _, d := range []struct {
+		file    string
+		key     func(string) string
+		changes []StanzaChange
+		compare func(a, b string) int
+	}{
+		{statusFile, packageKey, a.rec.Status, strings.Compare}, {extendedFile, packageKey, a.rec.Extended, nil},
+		{configFile, debconfKey, a.rec.Config, strings.Compare}, {templatesFile, debconfKey, a.rec.Template, strings.Compare},
+	} {
+		if !slices.ContainsFunc(d.changes, func(c StanzaChange) bool { return c.Before != c.After }) {
+			continue
+		}
+		text, err := a.tree.Read(d.file)
+		if err != nil {
+			return err
+		}
+		all := parseStanzas(text, d.key)
+		for _, c := range d.changes {
+			all.set(c.Key, c.After, d.compare)
+		}
+		if err := a.replace(d.file, all.bytes()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replace writes a file anew, or makes it, with the owner and mode that it has.
+func (a *applier) replace(name string, data []byte) error {
+	dir, err := a.tree.folder(name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close() //nolint:errcheck // a folder
+	fd, err := unix.Openat(int(dir.Fd()), path.Base(name), unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return &os.PathError{Op: "replay", Path: name, Err: err}
+	}
+	out := os.NewFile(uintptr(fd), name)
+	_, err = out.Write(data)
+	return errors.Join(err, out.Close())
+}
+
+// activate tells dpkg which triggers the share's packages activate: by name as on the recorded image, by file as this
+// image's packages have an interest.
+func (a *applier) activate(context.Context) error {
+	all, err := interests(a.tree)
+	if err != nil {
+		return err
+	}
+	old, err := a.tree.Read(pendingFile)
+	if err != nil {
+		return err
+	}
+	text := string(old)
+	for _, at := range hit(all, toSet(a.rec.Paths)) {
+		text += "/" + at + " -\n"
+	}
+	for _, name := range a.rec.Triggers {
+		s, err := a.tree.Lstat(triggersFolder + "/" + name)
+		if err != nil {
+			return err
+		}
+		if s.Type == TypeFile {
+			text += name + " -\n"
+		}
+	}
+	return a.replace(pendingFile, []byte(text))
+}
+
+// log adds to the logs that are there what was added to the recorded ones.
+func (a *applier) log(context.Context) error {
+	for name, added := range a.rec.Logs {
+		old, err := a.tree.Read(name)
+		if err != nil {
+			return err
+		}
+		if old == nil {
+			continue
+		}
+		if err := a.replace(name, append(old, added...)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,499 @@
+package record
+
+import (
+	"cmp"
+	"context"
+	"crypto/md5" //nolint:gosec // what dpkg keeps of configuration files
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-cloud/kiln/pkg/upgrade"
+)
+
+// finisher compares the image with how it was.
+type finisher struct {
+	*Recorder
+	after    *snapshot
+	db2      *database
+	pack     io.Writer
+	end      int64             // of the pack
+	newConfs map[string]string // md5 of the new versions' configuration files
+	rec      *Record
+}
+
+// Finish compares the image with how it was, and writes the contents of new files to pack. why says in words that there
+// is no record to be had: then the image is as the package manager left it, and nothing is lost.
+func (r *Recorder) Finish(ctx context.Context, pack io.Writer) (rec *Record, why string, err error) {
+	if r.refused != "" {
+		return nil, string(r.refused), nil
+	}
+	f := &finisher{Recorder: r, pack: pack, rec: &Record{Share: r.share, Logs: map[string]string{}, Users: map[string]string{}, Queried: map[string]string{}, Shared: map[string]bool{}}}
+	for _, step := range []func(context.Context) error{f.readAfter, f.findStatus, f.findOwned, f.findTriggers, f.findEntries, f.findDatabases, f.findInputs, f.findLogs} {
+		if err := step(ctx); err != nil {
+			var no refusalError
+			if errors.As(err, &no) {
+				return nil, string(no.why), nil
+			}
+			return nil, "", err
+		}
+	}
+	return f.rec, "", nil
+}
+
+type refusalError struct{ why refusal }
+
+func (e refusalError) Error() string { return string(e.why) }
+
+func no(format string, args ...any) error { return refusalError{refusal(fmt.Sprintf(format, args...))} }
+
+func (f *finisher) readAfter(ctx context.Context) (err error) {
+	if f.after, err = takeSnapshot(ctx, f.tree); err != nil {
+		return err
+	}
+	f.db2, err = readDatabase(f.tree, f.share)
+	return err
+}
+
+// findStatus: the share was made, all of it and nothing else.
+func (f *finisher) findStatus(context.Context) error {
+	for key, ref := range f.db.share {
+		if got := version(f.db2.status.text[key]); got != ref.To {
+			return no("%s is %q after the shared changes, not %s", ref.Name, got, ref.To)
+		}
+	}
+	for _, c := range diffStanzas(f.db.status, f.db2.status) {
+		if _, ours := f.db.share[c.Key]; !ours {
+			if c.After == "" || settled(c.Before) != settled(c.After) {
+				return no("the shared changes changed %s too", c.Key)
+			}
+			continue
+		}
+		if words := strings.Fields(fieldOf(c.After, "Status")); words[1] != "ok" {
+			return no("%s is %s", c.Key, strings.Join(words, " "))
+		}
+		c.After = settled(c.After)
+		f.rec.Status = append(f.rec.Status, c)
+	}
+	for name := range f.queried {
+		name, _, _ = strings.Cut(name, ":")
+		f.rec.Queried[name] = f.db.outsider(name)
+	}
+	after := map[string]string{}
+	for _, c := range f.rec.Status {
+		after[c.Key] = c.After
+	}
+	if who := f.db.loose(after); who != "" {
+		return no("the shared changes are not closed: %s goes with them", who)
+	}
+	f.newConfs = map[string]string{}
+	for _, c := range f.rec.Status {
+		maps.Copy(f.newConfs, conffiles(c.After))
+	}
+	return f.readShare(f.db2) // what the new versions have
+}
+
+// outsider is the stanza of a package that is not of the share, as far as a script can ask about it.
+func (d *database) outsider(name string) string {
+	var out []string
+	for _, key := range d.status.keys {
+		if _, ours := d.share[key]; !ours && strings.HasPrefix(key, name+":") {
+			out = append(out, settled(d.status.text[key]))
+		}
+	}
+	return strings.Join(out, "\n\n")
+}
+
+// findOwned takes up the names of the share's files, and those that others list too.
+func (f *finisher) findOwned(context.Context) error {
+	for name := range f.owned {
+		if f.stateOf(f.after, name).Type != TypeDir || f.stateOf(f.before, name).Type != TypeDir {
+			f.rec.Paths = append(f.rec.Paths, name)
+		}
+	}
+	slices.Sort(f.rec.Paths)
+	ours := toSet(f.rec.Paths)
+	for key, text := range f.db2.status.text {
+		if _, mine := f.db2.share[key]; mine {
+			continue
+		}
+		files, err := filesOf(f.tree, text)
+		if err != nil {
+			return err
+		}
+		for _, name := range files {
+			if ours[name] {
+				f.rec.Shared[name] = true
+			}
+		}
+	}
+	f.rec.Words = slices.Sorted(maps.Keys(f.words))
+	return nil
+}
+
+func (f *finisher) stateOf(s *snapshot, name string) State {
+	real, ok, _ := resolve(s.lstat, name, false)
+	if !ok {
+		return State{}
+	}
+	return s.names[real].State
+}
+
+func toSet(names []string) map[string]bool {
+	out := make(map[string]bool, len(names))
+	for _, n := range names {
+		out[n] = true
+	}
+	return out
+}
+
+// findTriggers: those by file must be the ones that this package would find too, or it does not know how dpkg does it.
+func (f *finisher) findTriggers(context.Context) error {
+	pending := map[string]bool{}
+	for _, text := range f.db2.status.text {
+		for _, name := range strings.Fields(fieldOf(text, "Triggers-Pending")) {
+			pending[name] = true
+		}
+	}
+	all, err := interests(f.tree)
+	if err != nil {
+		return err
+	}
+	for _, at := range hit(all, toSet(f.rec.Paths)) {
+		delete(pending, "/"+at)
+	}
+	explicit := map[string]bool{}
+	for name := range pending {
+		if strings.HasPrefix(name, "/") {
+			return no("dpkg's trigger %s was not expected", name)
+		}
+		explicit[name] = true
+	}
+	for key := range f.db2.share {
+		names, err := activations(f.tree, f.db2.status.text[key])
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			explicit[name] = true
+		}
+	}
+	for name := range f.opened {
+		if f.before.names[triggersFolder+"/"+name].Type == TypeNone && f.after.names[triggersFolder+"/"+name].Type == TypeNone {
+			explicit[name] = true // nobody has an interest here, but somebody may on another image
+		}
+	}
+	for _, known := range []string{"File", "Unincorp", "Lock", "triggers"} {
+		delete(explicit, known)
+	}
+	f.rec.Triggers = slices.Sorted(maps.Keys(explicit))
+	return nil
+}
+
+// findEntries goes through what changed and what the share's packages own.
+func (f *finisher) findEntries(ctx context.Context) error {
+	owned := map[string]bool{}
+	for _, name := range f.rec.Paths {
+		if real, ok, _ := resolve(f.after.lstat, name, false); ok {
+			owned[real] = true
+		}
+	}
+	for name := range f.confs {
+		if real, ok, _ := resolve(f.after.lstat, name, false); ok {
+			delete(owned, real)
+		}
+	}
+	names := map[string]bool{}
+	for name, was := range f.before.names {
+		is, still := f.after.names[name]
+		if !still || is.inode != was.inode || is.changed != was.changed {
+			names[name] = true
+		}
+	}
+	for name := range f.after.names {
+		if _, was := f.before.names[name]; !was || owned[name] {
+			names[name] = true
+		}
+	}
+	links := map[uint64]string{}
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if skip, err := f.skips(name); err != nil || skip {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		if err := f.addEntry(name, owned[name], links); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// skips reports whether a name that changed is no entry.
+func (f *finisher) skips(name string) (bool, error) {
+	_, made := derived[name]
+	switch {
+	case name == "", made, isOwn(name), slices.Contains(merged, name), below(name, passing), below(name, logs), strings.HasPrefix(name, "var/log/apt/"), below(name, outside):
+		return true, nil
+	}
+	return false, nil
+}
+
+func (f *finisher) addEntry(name string, owned bool, links map[uint64]string) error {
+	is := f.after.names[name]
+	was := f.before.names[name].State
+	was.Hash = f.sums[name]
+	e := Entry{Name: name, Before: was, After: is.State, Owned: owned && is.Type != TypeDir && was.Type != TypeDir}
+	if is.Type == TypeDir && was.Type == TypeDir && is.alike(was) {
+		return nil
+	}
+	if is.Type == TypeFile && !e.Owned {
+		var err error
+		if e.After.Hash, err = f.tree.hash(name); err != nil {
+			return err
+		}
+	}
+	if !e.Owned && e.Before.Same(e.After) {
+		return nil // renamed to and fro
+	}
+	switch {
+	case isSecret(name):
+		return no("the shared changes touch /%s", name)
+	case e.After.Type == TypeSpecial || e.Before.Type == TypeSpecial:
+		return no("the shared changes touch the device or pipe /%s", name)
+	case was.Type == TypeFile && was.Hash == "":
+		return no("/%s is too large", name)
+	case path.Dir(name) == triggersFolder:
+		return no("the shared changes change who has an interest in dpkg's trigger %s", path.Base(name))
+	case path.Dir(name) == infoFolder && !f.oursInInfo(path.Base(name)):
+		return no("the shared changes touch /%s", name)
+	}
+	if is.Type == TypeFile {
+		if err := f.keep(&e, is, links); err != nil {
+			return err
+		}
+	}
+	f.rec.Entries = append(f.rec.Entries, e)
+	return nil
+}
+
+// keep takes up a file's content and time, or which other name has them.
+func (f *finisher) keep(e *Entry, is seen, links map[uint64]string) error {
+	if modified := unix.TimespecToNsec(is.modified); modified < f.start.UnixNano() {
+		e.Modified = modified
+	}
+	if first, linked := links[is.inode]; linked {
+		e.Link = first
+		return nil
+	}
+	if is.links > 1 {
+		links[is.inode] = e.Name
+	}
+	return f.store(e)
+}
+
+func (f *finisher) oursInInfo(base string) bool {
+	stem := strings.TrimSuffix(base, path.Ext(base))
+	name, _, _ := strings.Cut(stem, ":")
+	return slices.ContainsFunc(f.share, func(ref upgrade.PackageRef) bool { return ref.Name == name })
+}
+
+// store appends a file to the pack and notes its hash.
+func (f *finisher) store(e *Entry) error {
+	in, err := f.tree.open(e.Name, unix.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer in.Close() //nolint:errcheck // read only
+	h := sha256.New()
+	n, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(h, f.pack)}, struct{ io.Reader }{in}, make([]byte, 256<<10))
+	if err != nil {
+		return err
+	}
+	e.After.Hash, e.After.Size, e.Offset = hex.EncodeToString(h.Sum(nil)), n, f.end
+	f.end += n
+	return nil
+}
+
+// findDatabases takes up the stanzas of apt and debconf that belong to the share.
+func (f *finisher) findDatabases(context.Context) error {
+	diff := func(name string, key func(string) string) ([]StanzaChange, stanzas, error) {
+		text, err := f.tree.Read(name)
+		if err != nil {
+			return nil, stanzas{}, err
+		}
+		before := parseStanzas(f.texts[name], key)
+		return diffStanzas(before, parseStanzas(text, key)), before, nil
+	}
+	var err error
+	if f.rec.Extended, _, err = diff(extendedFile, packageKey); err != nil {
+		return err
+	}
+	for _, c := range f.rec.Extended {
+		if _, ours := f.db.share[c.Key]; !ours {
+			return no("apt changed its mark of %s", c.Key)
+		}
+	}
+	for file, into := range map[string]*[]StanzaChange{configFile: &f.rec.Config, templatesFile: &f.rec.Template} {
+		changes, before, err := diff(file, debconfKey)
+		if err != nil {
+			return err
+		}
+		// Unchanged ones that the packages own are inputs: they are kept as a change from and to the same.
+		for _, k := range before.keys {
+			if text := before.text[k]; f.ownsQuestion(text) && !slices.ContainsFunc(changes, func(c StanzaChange) bool { return c.Key == k }) {
+				changes = append(changes, StanzaChange{Key: k, Before: text, After: text})
+			}
+		}
+		for _, c := range changes {
+			if strings.Contains(strings.ToLower(c.Before+c.After), "password") && c.Before != c.After {
+				return no("the shared changes touch debconf's %s", c.Key)
+			}
+		}
+		*into = changes
+	}
+	return nil
+}
+
+func (f *finisher) ownsQuestion(stanza string) bool { return ownsQuestion(stanza, f.db.share) }
+
+// ownsQuestion reports whether a package of the share owns a question of debconf.
+func ownsQuestion[T any](stanza string, share map[string]T) bool {
+	owners := strings.FieldsFunc(fieldOf(stanza, "Owners"), func(c rune) bool { return c == ',' || c == ' ' })
+	for key := range share {
+		name, _, _ := strings.Cut(key, ":")
+		for _, o := range owners {
+			if o == name || strings.HasPrefix(o, name+"/") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// findInputs turns what was looked at into how it was before.
+func (f *finisher) findInputs(ctx context.Context) error {
+	if f.refused != "" {
+		return no("%s", f.refused)
+	}
+	for _, l := range slices.SortedFunc(maps.Keys(f.looks), func(a, b look) int {
+		return cmp.Or(strings.Compare(a.name, b.name), strings.Compare(a.want, b.want))
+	}) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := f.addInput(l); err != nil {
+			return err
+		}
+	}
+	f.rec.Diversions = string(f.texts[diversionsFile])
+	return nil
+}
+
+func (f *finisher) addInput(l look) error {
+	real, ok, err := resolve(f.before.lstat, l.name, !l.noFollow)
+	if err != nil {
+		return err
+	}
+	if !ok || below(real, outside) || isOwn(real) && f.before.names[real].Type == TypeNone {
+		return nil
+	}
+	if slices.Contains(users, real) {
+		f.rec.Users[real] = string(f.texts[real])
+		return nil
+	}
+	was := f.before.names[real]
+	in := Input{Name: l.name, NoFollow: l.noFollow, Want: l.want, Real: real, State: was.State}
+	switch {
+	case l.want == WantConf:
+		err = f.confInput(&in, real)
+	case was.Type == TypeDir && (l.want == WantNames || l.want == WantFile):
+		in.Want, in.Names = WantNames, namesSum(f.before.children[real])
+	case l.want == WantNames:
+		in.Want = WantState
+	case l.want == WantFile && was.Type == TypeFile:
+		if in.State.Hash = f.sums[real]; in.State.Hash == "" {
+			return no("/%s is too large", real)
+		}
+	case l.want == WantFile:
+		in.Want = WantState
+	}
+	f.rec.Inputs = append(f.rec.Inputs, in)
+	return err
+}
+
+func namesSum(names []string) string {
+	names = slices.Sorted(slices.Values(names))
+	sum := sha256.Sum256([]byte(strings.Join(names, "\x00")))
+	return hex.EncodeToString(sum[:])
+}
+
+// confCase is dpkg's case for a configuration file that it left alone. One that it replaced must have the same content.
+func (f *finisher) confInput(in *Input, real string) (err error) {
+	was := f.before.names[real]
+	if is := f.after.names[real]; was.Type != TypeFile || is.inode != was.inode || is.changed != was.changed {
+		in.Want, in.State = WantFile, was.State
+		in.State.Hash = f.sums[real]
+		return nil
+	}
+	in.State, in.Old, in.New = State{}, f.confs[in.Name], f.newConfs[in.Name]
+	in.Case, err = confCase(f.tree, real, in.Old, in.New)
+	return err
+}
+
+// confCase tells which of the cases a file is that deb-conffiles(5) and dpkg(1), --force-confold, treat alike: only the
+// sums of what the packages ship count, not how the owner changed it.
+func confCase(t *Tree, name, old, now string) (string, error) {
+	s, err := t.Lstat(name)
+	if err != nil || s.Type != TypeFile {
+		return "no file " + s.Type, err
+	}
+	if old == now {
+		return "kept", nil
+	}
+	got, err := t.md5(name)
+	switch got {
+	case old:
+		return "as packaged", err
+	case now:
+		return "as the new one", err
+	}
+	return "changed", err
+}
+
+func (t *Tree) md5(name string) (string, error) {
+	in, err := t.open(name, unix.O_RDONLY)
+	if err != nil {
+		return "", err
+	}
+	defer in.Close()                                                                              //nolint:errcheck // read only
+	h := md5.New()                                                                                //nolint:gosec // what dpkg keeps
+	_, err = io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{in}, make([]byte, 64<<10)) // no file is large here
+	return hex.EncodeToString(h.Sum(nil)), err
+}
+
+// findLogs takes up what was added.
+func (f *finisher) findLogs(context.Context) error {
+	for _, name := range logs {
+		text, err := f.tree.Read(name)
+		if err != nil {
+			return err
+		}
+		if added, ok := strings.CutPrefix(string(text), string(f.texts[name])); ok && added != "" {
+			f.rec.Logs[name] = added
+		}
+	}
+	return nil
+}

@@ -1,0 +1,251 @@
+package record
+
+import (
+	"context"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kiln-cloud/kiln/pkg/sandbox"
+	"github.com/kiln-cloud/kiln/pkg/upgrade"
+)
+
+// maxHashed bounds the files whose content before is kept in mind, in bytes: no package replaces larger ones.
+const maxHashed = 256 << 20
+
+// Recorder watches while the changes of a share are made to one image.
+type Recorder struct {
+	tree   *Tree
+	share  []upgrade.PackageRef
+	start  time.Time
+	before *snapshot
+	sums   map[string]string // sha256 before, by name
+	db     *database
+	texts  map[string][]byte // merged databases and logs before
+	// names that packages of the share own, as dpkg lists them
+	owned map[string]bool
+	confs map[string]string // md5 of configuration files before, by name
+	words map[string]bool
+
+	mu       sync.Mutex
+	looks    map[look]bool
+	queried  map[string]bool // names of packages
+	opened   map[string]bool // explicit triggers that dpkg looked for
+	refused  refusal
+	accesses int
+}
+
+// look is one way in which a process looked at a name.
+type look struct {
+	name     string
+	noFollow bool
+	want     string
+}
+
+// Begin takes down how the image is. Nothing may run in it yet.
+func Begin(ctx context.Context, t *Tree, share []upgrade.PackageRef) (*Recorder, error) {
+	r := &Recorder{tree: t, share: share, start: time.Now(), texts: map[string][]byte{}, owned: map[string]bool{}, confs: map[string]string{},
+		words: map[string]bool{}, looks: map[look]bool{}, queried: map[string]bool{}, opened: map[string]bool{}}
+	var err error
+	if r.before, err = takeSnapshot(ctx, t); err != nil {
+		return nil, err
+	}
+	var names []string
+	for name, s := range r.before.names {
+		if s.Type == TypeFile && s.Size <= maxHashed {
+			names = append(names, name)
+		}
+	}
+	if r.sums, err = hashAll(ctx, t, names); err != nil {
+		return nil, err
+	}
+	if r.db, err = readDatabase(t, share); err != nil {
+		return nil, err
+	}
+	for _, list := range [][]string{merged, logs, users, {diversionsFile}} {
+		for _, name := range list {
+			if r.texts[name], err = t.Read(name); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return r, r.readShare(r.db)
+}
+
+// readShare takes up what belongs to the packages of the share, as it is now.
+func (r *Recorder) readShare(db *database) error {
+	for key := range db.share {
+		text := db.status.text[key]
+		if text == "" {
+			continue
+		}
+		files, err := filesOf(r.tree, text)
+		if err != nil {
+			return err
+		}
+		for _, name := range files {
+			r.owned[name] = true
+		}
+		for name, sum := range conffiles(text) {
+			if _, known := r.confs[name]; !known {
+				r.confs[name] = sum
+			}
+		}
+		for _, suffix := range []string{"preinst", "postinst", "prerm", "postrm", "config"} {
+			script, err := r.tree.Read(infoName(text, suffix))
+			if err != nil {
+				return err
+			}
+			addWords(r.words, string(script))
+		}
+	}
+	return nil
+}
+
+// conffiles gives the configuration files of a stanza with their md5.
+func conffiles(stanza string) map[string]string {
+	out := map[string]string{}
+	for _, line := range fieldLines(stanza, "Conffiles") {
+		if words := strings.Fields(line); len(words) >= 2 {
+			out[strings.TrimPrefix(words[0], "/")] = words[1]
+		}
+	}
+	return out
+}
+
+// addWords takes up what could be the name of a user or group.
+func addWords(words map[string]bool, text string) {
+	for _, w := range strings.FieldsFunc(text, func(c rune) bool {
+		return c != '_' && c != '-' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z')
+	}) {
+		words[w] = true
+	}
+}
+
+// See is told of every access, just before it happens (sandbox.Spec.Trace).
+func (r *Recorder) See(a sandbox.Access) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.accesses++
+	if a.Kind == sandbox.Unknown {
+		r.refuse("a process could not be traced")
+		return
+	}
+	name := strings.TrimPrefix(a.Path, "/")
+	if a.Asked != a.Path && strings.Contains(a.Asked, "..") {
+		name = strings.TrimPrefix(a.Asked, "/")
+	} else if below(name, outside) {
+		return
+	}
+	l := look{name: name, noFollow: a.NoFollow, want: WantState}
+	switch a.Kind {
+	case sandbox.Read, sandbox.Exec:
+		l.want = WantFile
+	case sandbox.List:
+		l.want = WantNames
+	case sandbox.Readlink:
+		l.noFollow = true
+	}
+	if r.looks[l] {
+		return
+	}
+	if r.telling(name, a.Kind) {
+		who := readerOf(a.Process)
+		r.note(name, who)
+		if l, ok := r.ease(l, a.Kind, who); ok {
+			if l.want != "" {
+				r.looks[l] = true
+			}
+			return
+		}
+	}
+	r.looks[l] = true
+}
+
+func (r *Recorder) refuse(why refusal) {
+	if r.refused == "" {
+		r.refused = why
+	}
+}
+
+// telling reports whether it counts who looks.
+func (r *Recorder) telling(name string, kind sandbox.AccessKind) bool {
+	if kind == sandbox.List || strings.HasPrefix(name, "var/") || name == "etc/ld.so.cache" {
+		return true
+	}
+	if kind == sandbox.Exec {
+		return false
+	}
+	_, conf := r.confs[plainName(name)]
+	return conf || r.owned[plainName(name)]
+}
+
+// plainName takes away what dpkg adds to the names of files that it is about to put in place.
+func plainName(name string) string {
+	for _, suffix := range []string{".dpkg-new", ".dpkg-tmp"} {
+		name = strings.TrimSuffix(name, suffix)
+	}
+	return name
+}
+
+// readerOf reads who a process is. It waits for us, so it is still there.
+func readerOf(process int) reader {
+	at := "/proc/" + strconv.Itoa(process)
+	exe, err := os.Readlink(at + "/exe")
+	if err != nil {
+		return reader{}
+	}
+	who := reader{program: path.Base(strings.TrimSuffix(exe, " (deleted)"))}
+	if dir := filepath.Dir(exe); !strings.HasSuffix(dir, "/bin") && !strings.HasSuffix(dir, "/sbin") {
+		return reader{} // a program of that name that is somewhere else
+	}
+	if who.program == "dpkg-query" {
+		if text, err := os.ReadFile(at + "/cmdline"); err == nil {
+			who.args = strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00")
+		}
+	}
+	return who
+}
+
+// note takes down what scripts asked dpkg about, and the triggers that were activated.
+func (r *Recorder) note(name string, who reader) {
+	if who.program == "dpkg-query" && name == statusFile {
+		names, ok := asked(who.args)
+		if !ok {
+			r.refuse("a script asks dpkg about all packages")
+		}
+		for _, n := range names {
+			r.queried[n] = true
+		}
+	}
+	if who.program == "dpkg" && path.Dir(name) == triggersFolder && path.Ext(name) != ".new" {
+		r.opened[path.Base(name)] = true
+	}
+}
+
+// ease gives the weaker input that an access is, where a rule says so; want is "" where it is none at all.
+func (r *Recorder) ease(l look, kind sandbox.AccessKind, who reader) (look, bool) {
+	if waived(l.name, who) {
+		return look{}, true
+	}
+	if who.program != "dpkg" || kind == sandbox.Exec {
+		return l, false
+	}
+	plain := plainName(l.name)
+	_, conf := r.confs[plain]
+	switch {
+	case kind == sandbox.List && !strings.HasPrefix(l.name, "etc/dpkg"):
+		l.want = WantType // opened to be synced
+	case conf && plain == l.name:
+		l.want = WantConf
+	case r.owned[plain]:
+		l.want = WantType // replaced, whatever is in it
+	default:
+		return l, false
+	}
+	return l, true
+}
