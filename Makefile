@@ -53,6 +53,13 @@ bench-build: ## Image builders side by side, half an hour; BENCH=floor,kiln,dib,
 	$(GO) build -o $(BIN)/bench-build ./tests/bench/build
 	$(BIN)/bench-build -bench "$(BENCH)"
 
+.PHONY: bench-upgrade
+bench-upgrade: ## Offline upgrades beside the same work by hand, half an hour; BENCH=one,batch,many,foreign chooses.
+	@tools/deps bench
+	@mkdir -p $(BIN)
+	$(GO) build -o $(BIN)/bench-upgrade ./tests/bench/upgrade
+	$(BIN)/bench-upgrade -bench "$(BENCH)"
+
 .PHONY: lint
 lint: $(LINT) ## Check the code.
 	$(LINT) run ./...

@@ -174,7 +174,7 @@ func TestGitPushOfAFaultyRecipeStoresNothing(t *testing.T) {
 	})
 	out := c.refused("push", "origin", "main")
 	contains(t, out, "remote: recipes/web.yaml:6: packages[1]: expected text", "remote: recipes/web.yaml:7: pakages: unknown field",
-		"2 faults in 1 recipes: nothing was stored", "! [remote rejected] main -> main (2 faults in the recipes)")
+		"2 faults in 1 recipe: nothing was stored", "! [remote rejected] main -> main (2 faults in the recipes)")
 	repo, err := w.db.FindRepository(t.Context(), w.source, true)
 	if err != nil || len(repo.Refs) != 0 || len(repo.Packs) != 0 || repo.Version != 0 {
 		t.Errorf("%+v %v", repo, err)

@@ -23,6 +23,14 @@ func (p *push) say(format string, args ...any) {
 	p.lines = append(p.lines, fmt.Sprintf(format, args...))
 }
 
+// counted is a number with its noun.
+func counted(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
 // faults refuses the push with every fault of every recipe.
 func (p *push) faults(set *recipe.Set) error {
 	var all recipe.ParseErrors
@@ -32,7 +40,7 @@ func (p *push) faults(set *recipe.Set) error {
 	for _, e := range all {
 		p.say("%s", e.Error())
 	}
-	p.say("%d faults in %d recipes: nothing was stored", len(all), len(set.Faults))
+	p.say("%s in %s: nothing was stored", counted(len(all), "fault"), counted(len(set.Faults), "recipe"))
 	return all
 }
 
@@ -41,7 +49,7 @@ func (p *push) tell(out build.Push, outcomes []build.Outcome) {
 	if out.Reading == nil {
 		return
 	}
-	p.say("%d recipes at %.7s", len(outcomes), out.Reading.Commit)
+	p.say("%s at %.7s", counted(len(outcomes), "recipe"), out.Reading.Commit)
 	for _, o := range outcomes {
 		if o.Build == nil {
 			p.say("no build of %s: %s", o.Recipe.Name, o.Why)
@@ -129,7 +137,7 @@ func short(err error) string {
 	}
 	text := err.Error()
 	if all, ok := err.(recipe.ParseErrors); ok { //nolint:errorlint // faults returns it bare
-		text = fmt.Sprintf("%d faults in the recipes", len(all))
+		text = counted(len(all), "fault") + " in the recipes"
 	}
 	text, _, _ = strings.Cut(text, "\n")
 	return plain(text[:min(len(text), 300)])

@@ -34,6 +34,7 @@ type Fleet struct {
 	Release  string
 	Common   []string // packages of all images, with a kernel, GRUB and what else a system needs to boot
 	Variants []string // "name:package,package": what each has beside them
+	Setup    string   // shell text that changes the tree $1, which all images stand on
 	Dir      string   // where <name>.qcow2 are kept; those that are there are not made again
 	Work     string   // on a disk with room for two trees
 	Mirrors  deb.Mirrors
@@ -42,7 +43,7 @@ type Fleet struct {
 
 // Make makes the images that are missing.
 func (f Fleet) Make(ctx context.Context) error {
-	args := append([]string{filepath.Join(f.Work, "trees"), f.Dir, f.Mirrors.Main, f.Release, strings.Join(f.Common, ",")}, f.Variants...)
+	args := append([]string{filepath.Join(f.Work, "trees"), f.Dir, f.Mirrors.Main, f.Release, strings.Join(f.Common, ","), f.Setup}, f.Variants...)
 	if err := os.MkdirAll(f.Work, 0o755); err != nil {
 		return err
 	}

@@ -1,16 +1,20 @@
-# images.sh WORK FOLDER MIRROR RELEASE PACKAGES VARIANT...
+# images.sh WORK FOLDER MIRROR RELEASE PACKAGES SETUP VARIANT...
 # One Debian as it was when its release was last pointed, and a variant of it for each further argument: "name:package,package".
-work=$1 folder=$2 mirror=$3 release=$4 packages=$5
-shift 5
+work=$1 folder=$2 mirror=$3 release=$4 packages=$5 setup=$6
+shift 6
 mkdir -p "$work" "$folder"
 base=$work/base
-[ -e "$base.done" ] || {
+# Nothing is missing: nothing to do.
+missing=
+for variant; do [ -e "$folder/${variant%%:*}.qcow2" ] || missing=1; done
+[ -z "$missing" ] || [ -e "$base.done" ] || {
 	rm -rf "$base"
 	mmdebstrap --mode=root --variant=essential --include="$packages" --aptopt='APT::Install-Recommends "false"' \
 		--aptopt='Acquire::Languages "none"' --dpkgopt=force-unsafe-io "$release" "$base" "deb [signed-by=$KEYRING] $mirror $release main"
 	rm -f "$base"/etc/ssh/ssh_host_* "$base/etc/resolv.conf"
 	: >"$base/etc/machine-id"
 	printf 'GRUB_DEFAULT=0\nGRUB_TIMEOUT=0\nGRUB_CMDLINE_LINUX="console=tty0 console=ttyS0,115200"\n' >"$base/etc/default/grub"
+	sh -euc "$setup" sh "$base"
 	touch "$base.done"
 }
 for variant; do

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	_ "embed" // the script
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kiln-cloud/kiln/pkg/deb"
+	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
+	"github.com/kiln-cloud/kiln/pkg/disk"
+	"github.com/kiln-cloud/kiln/pkg/testkit/debian"
+)
+
+//go:embed plain.sh
+var plainScript string
+
+const (
+	release  = "bookworm"
+	parallel = 2
+	many     = 50
+)
+
+// more is what every image has beside a bootable system: together about what a cloud image has.
+var more = []string{
+	"curl", "vim-tiny", "rsync", "git", "gnupg", "man-db", "less", "bash-completion", "bind9-dnsutils", "libxml2", "libexpat1", "perl", "wget", "screen", "tcpdump",
+	"python3-requests", "xz-utils",
+}
+
+// variants are the eight images: a name, and what each has beside the common packages.
+var variants = []string{
+	"bare:", "nginx:nginx", "apache:apache2,libapache2-mod-php", "redis:redis-server", "postgres:postgresql", "haproxy:haproxy", "bind:bind9", "mariadb:mariadb-server",
+}
+
+// bench is where a run happens.
+type bench struct{ dir, cache string }
+
+// fleet are the eight images.
+func (b *bench) fleet() (debian.Fleet, error) {
+	m, p, err := b.mirrors()
+	return debian.Fleet{
+		Release: release, Common: append(debian.System(), more...), Variants: variants, Dir: filepath.Join(b.cache, "upgrade-images"),
+		Work: b.dir, Mirrors: m, Proxy: p,
+	}, err
+}
+
+func (b *bench) mirrors() (deb.Mirrors, *mirror.Proxy, error) {
+	return debian.Mirrors(filepath.Join(b.cache, "packages"))
+}
+
+// prepare makes the images where they are not there, and lets the proxy fetch what all contenders need.
+func (b *bench) prepare(ctx context.Context) error {
+	f, err := b.fleet()
+	if err != nil {
+		return err
+	}
+	if err := f.Make(ctx); err != nil {
+		return err
+	}
+	mark := filepath.Join(f.Dir, "warm")
+	if _, err := os.Stat(mark); err == nil {
+		return nil
+	}
+	for i := range variants {
+		if _, err := b.plain(ctx, f.Path(i)); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(mark, nil, 0o600)
+}
+
+// sources are the lines that the release's fixes come by.
+func (b *bench) sources() (string, error) {
+	m, _, err := b.mirrors()
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("deb %[1]s %[3]s main\ndeb %[1]s %[3]s-updates main\ndeb %[2]s %[3]s-security main", m.Main, m.Security, release), nil
+}
+
+// plain upgrades one image by hand, and removes the result.
+func (b *bench) plain(ctx context.Context, original string) (outcome, error) {
+	sources, err := b.sources()
+	if err != nil {
+		return outcome{}, err
+	}
+	_, p, err := b.mirrors()
+	if err != nil {
+		return outcome{}, err
+	}
+	work, err := os.MkdirTemp(b.dir, "plain-*")
+	if err != nil {
+		return outcome{}, err
+	}
+	defer os.RemoveAll(work) //nolint:errcheck // the run's folder goes too
+	begin := time.Now()
+	text, err := debian.Shell(ctx, p, work, plainScript, work, original, filepath.Join(work, "out.qcow2"), sources)
+	if err != nil {
+		return outcome{}, err
+	}
+	n, err := strconv.Atoi(text)
+	return outcome{Images: 1, Seconds: time.Since(begin).Seconds(), Packages: n}, err
+}
+
+func onePlain(ctx context.Context, b *bench) (outcome, error) {
+	f, err := b.fleet()
+	if err != nil {
+		return outcome{}, err
+	}
+	return b.plain(ctx, f.Path(1))
+}
+
+func batchPlain(ctx context.Context, b *bench) (outcome, error) {
+	f, err := b.fleet()
+	if err != nil {
+		return outcome{}, err
+	}
+	return inParallel(ctx, len(variants), func(ctx context.Context, i int) (outcome, error) { return b.plain(ctx, f.Path(i)) })
+}
+
+// inParallel does n images, parallel at a time, and tells how long that took.
+func inParallel(ctx context.Context, n int, one func(ctx context.Context, i int) (outcome, error)) (outcome, error) {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(parallel)
+	var mu sync.Mutex
+	var notes []string
+	total := outcome{Images: n}
+	begin := time.Now()
+	for i := range n {
+		group.Go(func() error {
+			o, err := one(ctx, i)
+			if err != nil {
+				return fmt.Errorf("image %d: %w", i, err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			total.Packages = o.Packages
+			if o.Note != "" {
+				notes = append(notes, o.Note)
+			}
+			return nil
+		})
+	}
+	err := group.Wait()
+	total.Seconds, total.Note = time.Since(begin).Seconds(), strings.Join(notes, "; ")
+	return total, err
+}
+
+// layOut makes n images that differ from each other: copies of the eight, each with a file of its own.
+func (b *bench) layOut(ctx context.Context, n int) ([]string, error) {
+	f, err := b.fleet()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]string, n)
+	for i := range n {
+		raw, text := filepath.Join(b.dir, "many.raw"), filepath.Join(b.dir, "many.txt")
+		out[i] = filepath.Join(b.dir, fmt.Sprintf("many-%d.qcow2", i))
+		if err := disk.Convert(ctx, disk.Image{Path: f.Path(i), Format: disk.Qcow2}, disk.Image{Path: raw, Format: disk.Raw}, nil); err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(text, fmt.Appendf(nil, "copy %d\n", i), 0o600); err != nil {
+			return nil, err
+		}
+		write := exec.CommandContext(ctx, "debugfs", "-w", "-R", fmt.Sprintf("write %s /etc/copy", text), raw+"?offset=2097152")
+		if said, err := write.CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("debugfs: %w: %s", err, said)
+		}
+		if err := disk.Convert(ctx, disk.Image{Path: raw, Format: disk.Raw}, disk.Image{Path: out[i], Format: disk.Qcow2}, nil); err != nil {
+			return nil, err
+		}
+		if err := os.Remove(raw); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// virtCustomize is libguestfs' tool on a copy. It knows no proxy of its own: the environment's goes in.
+func virtCustomize(ctx context.Context, b *bench) (outcome, error) {
+	f, err := b.fleet()
+	if err != nil {
+		return outcome{}, err
+	}
+	sources, err := b.sources()
+	if err != nil {
+		return outcome{}, err
+	}
+	file := filepath.Join(b.dir, "virt.qcow2")
+	if err := disk.Convert(ctx, disk.Image{Path: f.Path(1), Format: disk.Qcow2}, disk.Image{Path: file, Format: disk.Qcow2}, nil); err != nil {
+		return outcome{}, err
+	}
+	const script = `export LIBGUESTFS_BACKEND=direct LIBGUESTFS_BACKEND_SETTINGS=force_tcg
+port=${http_proxy##*:}
+virt-customize -a "$1" --write "/etc/apt/sources.list:$2
+" --write "/etc/apt/apt.conf.d/99bench:Acquire::http::Proxy \"http://10.0.2.2:$port\";
+" --update >&2`
+	begin := time.Now()
+	_, err = debian.Shell(ctx, f.Proxy, b.dir, script, file, sources)
+	return outcome{Images: 1, Seconds: time.Since(begin).Seconds(), Note: "leaves kernels as they are: it upgrades, it does not dist-upgrade"}, err
+}

@@ -1,0 +1,232 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kiln-cloud/kiln/pkg/catalog/inspect"
+	"github.com/kiln-cloud/kiln/pkg/disk"
+	"github.com/kiln-cloud/kiln/pkg/upgrade"
+	"github.com/kiln-cloud/kiln/pkg/upgrade/offline"
+	"github.com/kiln-cloud/kiln/pkg/upgrade/solve"
+)
+
+// keep is what Kiln keeps from upgrade to upgrade: packages, initial RAM disks, records.
+func (b *bench) keep() string { return filepath.Join(b.dir, "keep") }
+
+func (b *bench) executor() (*offline.Executor, []upgrade.Suite, error) {
+	m, p, err := b.mirrors()
+	if err != nil {
+		return nil, nil, err
+	}
+	return offline.New(offline.Config{Proxy: p, CacheDir: b.keep()}), []upgrade.Suite{
+		{Mirror: m.Main, Suite: release, Components: []string{"main"}},
+		{Mirror: m.Main, Suite: release + "-updates", Components: []string{"main"}},
+		{Mirror: m.Security, Suite: release + "-security", Components: []string{"main"}},
+	}, nil
+}
+
+// kiln upgrades one image, and removes the result.
+func (b *bench) kiln(ctx context.Context, original string, share []upgrade.PackageRef) (outcome, upgrade.Report, error) {
+	e, suites, err := b.executor()
+	if err != nil {
+		return outcome{}, upgrade.Report{}, err
+	}
+	work, err := os.MkdirTemp(b.dir, "kiln-*")
+	if err != nil {
+		return outcome{}, upgrade.Report{}, err
+	}
+	defer os.RemoveAll(work) //nolint:errcheck // the run's folder goes too
+	begin := time.Now()
+	report, err := e.Upgrade(ctx, upgrade.Request{
+		Original: original, OriginalFormat: disk.Qcow2, Suites: suites, WorkDir: work,
+		Output: filepath.Join(work, "out.qcow2"), OutputFormat: disk.Qcow2, Share: share, Log: io.Discard,
+	})
+	if err != nil {
+		return outcome{}, report, err
+	}
+	steps := make([]string, len(report.Steps))
+	for i, s := range report.Steps {
+		steps[i] = fmt.Sprintf("%s %.1f", s.Name, s.Seconds)
+	}
+	return outcome{Images: 1, Seconds: time.Since(begin).Seconds(), Packages: len(report.Packages), Note: strings.Join(steps, ", ")}, report, nil
+}
+
+// oneCold has nothing kept but the package files, which plain has too.
+func oneCold(ctx context.Context, b *bench) (outcome, error) {
+	f, err := b.fleet()
+	if err != nil {
+		return outcome{}, err
+	}
+	if err := os.RemoveAll(b.keep()); err != nil {
+		return outcome{}, err
+	}
+	o, _, err := b.kiln(ctx, f.Path(0), nil)
+	return o, err
+}
+
+// oneKiln is another image than the one before it, so that what is kept is of some use but not made for it.
+func oneKiln(ctx context.Context, b *bench) (outcome, error) {
+	f, err := b.fleet()
+	if err != nil {
+		return outcome{}, err
+	}
+	o, _, err := b.kiln(ctx, f.Path(1), nil)
+	return o, err
+}
+
+func batchKiln(ctx context.Context, b *bench) (outcome, error) {
+	f, err := b.fleet()
+	if err != nil {
+		return outcome{}, err
+	}
+	images := make([]string, len(f.Variants))
+	for i := range images {
+		images[i] = f.Path(i)
+	}
+	return b.batch(ctx, images)
+}
+
+func manyKiln(ctx context.Context, b *bench) (outcome, error) {
+	images, err := b.layOut(ctx, many)
+	if err != nil {
+		return outcome{}, err
+	}
+	return b.batch(ctx, images)
+}
+
+// batch plans all images and upgrades them as a campaign does, with nothing kept but the package files.
+func (b *bench) batch(ctx context.Context, images []string) (outcome, error) {
+	if err := os.RemoveAll(b.keep()); err != nil {
+		return outcome{}, err
+	}
+	begin := time.Now()
+	shares, plans, err := b.plans(ctx, images)
+	if err != nil {
+		return outcome{}, err
+	}
+	planned := time.Since(begin).Seconds()
+	var t totals
+	out, err := inParallel(ctx, len(images), func(ctx context.Context, i int) (outcome, error) {
+		o, report, err := b.kiln(ctx, images[i], shares[images[i]])
+		if err == nil {
+			t.add(report)
+		}
+		o.Note = ""
+		return o, err
+	})
+	out.Seconds += planned
+	out.Note = fmt.Sprintf("planning %.1f s; %s; %s", planned, running(plans), t.text())
+	return out, err
+}
+
+// plans answers what each image shares with others of its batch.
+func (b *bench) plans(ctx context.Context, images []string) (map[string][]upgrade.PackageRef, []upgrade.Plan, error) {
+	_, suites, err := b.executor()
+	if err != nil {
+		return nil, nil, err
+	}
+	_, proxy, err := b.mirrors()
+	if err != nil {
+		return nil, nil, err
+	}
+	planner, err := solve.New(solve.Config{Dir: filepath.Join(b.dir, "lists"), Proxy: proxy})
+	if err != nil {
+		return nil, nil, err
+	}
+	plans := make([]upgrade.Plan, len(images))
+	_, err = inParallel(ctx, len(images), func(ctx context.Context, i int) (outcome, error) {
+		work, err := os.MkdirTemp(b.dir, "plan-*")
+		if err != nil {
+			return outcome{}, err
+		}
+		defer os.RemoveAll(work) //nolint:errcheck // the run's folder goes too
+		state, err := stateOf(ctx, images[i])
+		if err != nil {
+			return outcome{}, err
+		}
+		plans[i], err = planner.Plan(ctx, upgrade.Question{
+			ImageID: images[i], Release: release, Architecture: "amd64", State: state, Suites: suites, WorkDir: work, Log: io.Discard,
+		})
+		return outcome{}, err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	shares := map[string][]upgrade.PackageRef{}
+	for _, batch := range upgrade.Batches(plans) {
+		for _, image := range batch.ImageIDs {
+			shares[image] = batch.Share
+		}
+	}
+	return shares, plans, planner.Close()
+}
+
+func stateOf(ctx context.Context, path string) (upgrade.PackageState, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return upgrade.PackageState{}, err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	st, err := f.Stat()
+	if err != nil {
+		return upgrade.PackageState{}, err
+	}
+	return inspect.PackageState(ctx, f, st.Size(), disk.Qcow2)
+}
+
+// totals count what came from records.
+type totals struct {
+	mu                          sync.Mutex
+	recorded, replayed, refused int
+	files, changed              int
+	why                         map[string]int
+}
+
+func (t *totals) add(r upgrade.Report) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.files += r.Replayed
+	t.changed += r.Changed
+	switch r.Record {
+	case "":
+	case "recorded":
+		t.recorded++
+	case "replayed":
+		t.replayed++
+	default:
+		t.refused++
+		if t.why == nil {
+			t.why = map[string]int{}
+		}
+		t.why[r.Record]++
+	}
+}
+
+func (t *totals) text() string {
+	out := fmt.Sprintf("%d recorded, %d replayed, %d refused; %d of %d changed files came from records", t.recorded, t.replayed, t.refused, t.files, t.changed)
+	for why, n := range t.why {
+		out += fmt.Sprintf("; %d × %s", n, why)
+	}
+	return out
+}
+
+// running tells which part of the packages needs a running system.
+func running(plans []upgrade.Plan) string {
+	all, need := 0, 0
+	for _, p := range plans {
+		for _, c := range p.Changes {
+			all++
+			if c.Script == upgrade.ScriptRunning {
+				need++
+			}
+		}
+	}
+	return fmt.Sprintf("%d of %d package changes need a running system", need, all)
+}

@@ -1,0 +1,25 @@
+# plain.sh WORK ORIGINAL OUTPUT SOURCES
+# What every tool without Kiln's methods has to do: convert, mount, dist-upgrade in a chroot, convert back.
+work=$1 original=$2 out=$3 sources=$4
+mkdir -p "$work/root"
+qemu-img convert -f qcow2 -O raw "$original" "$work/disk.raw"
+unshare --mount --propagation private sh -euc '
+	work=$1 root=$1/root
+	mount -o loop,offset=2097152 "$work/disk.raw" "$root"
+	mount --bind /dev "$root/dev"; mount -t proc proc "$root/proc"; mount -t sysfs sysfs "$root/sys"; mount -t tmpfs tmpfs "$root/run"
+	# update-grub names the root by its UUID only where this link is.
+	mount -t tmpfs tmpfs "$root/tmp"
+	uuid=$(blkid -p -s UUID -o value -O 2097152 "$work/disk.raw" || true)
+	cp "$root/etc/apt/sources.list" "$work/sources.before" 2>/dev/null || : >"$work/sources.before"
+	printf "%s\n" "$2" >"$root/etc/apt/sources.list"
+	printf "#!/bin/sh\nexit 101\n" >"$root/usr/sbin/policy-rc.d"; chmod 755 "$root/usr/sbin/policy-rc.d"
+	chroot "$root" env DEBIAN_FRONTEND=noninteractive apt-get -q update
+	chroot "$root" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Dpkg::Options::=--force-confold dist-upgrade
+	chroot "$root" apt-get clean
+	rm -f "$root/usr/sbin/policy-rc.d"; rm -rf "$root"/var/lib/apt/lists/*
+	cp "$work/sources.before" "$root/etc/apt/sources.list"
+	chroot "$root" dpkg-query -W >"$work/packages"
+	umount "$root/tmp" "$root/run" "$root/sys" "$root/proc" "$root/dev" "$root"' sh "$work" "$sources" >&2
+qemu-img convert -f raw -O qcow2 "$work/disk.raw" "$out"
+wc -l <"$work/packages" >&3
+rm -f "$work/disk.raw"
