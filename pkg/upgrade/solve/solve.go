@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/kiln-cloud/kiln/pkg/deb"
 	"github.com/kiln-cloud/kiln/pkg/disk"
@@ -219,21 +220,32 @@ func (j *job) ask(ctx context.Context) error {
 	return nil
 }
 
+// fetchesAtOnce bounds how many packages are looked into at the same time; those that the mirror's proxy lacks are fetched.
+const fetchesAtOnce = 4
+
 // classify asks what the changes' scripts need. Under the policy hold it holds those that need a running system, and
 // reports whether apt must be asked again.
 func (j *job) classify(ctx context.Context) (again bool, err error) {
 	if j.cfg.Scripts == nil {
 		return false, nil
 	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(fetchesAtOnce)
 	for i := range j.changes {
 		c := &j.changes[i]
 		if c.To == "" {
-			c.Script = upgrade.ScriptSafe // dpkg has had these scripts in the image since it was made
+			c.Script = upgrade.ScriptSafe // its scripts are those that the image has had all along
 			continue
 		}
-		if c.Script, c.Why, err = j.cfg.Scripts.Classify(ctx, *c); err != nil {
-			return false, err
-		}
+		g.Go(func() (err error) {
+			c.Script, c.Why, err = j.cfg.Scripts.Classify(ctx, *c)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return false, err
+	}
+	for _, c := range j.changes {
 		if c.Script != upgrade.ScriptRunning || j.q.Policy.Running == upgrade.RunningBoot {
 			continue
 		}

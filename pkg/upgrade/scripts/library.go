@@ -1,0 +1,109 @@
+package scripts
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+	"net/http"
+	"os"
+	"sync"
+
+	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/upgrade"
+)
+
+// CodeFetch says that a package could not be had to look at its scripts. It never changes.
+const CodeFetch = "kiln.plan.fetch"
+
+// Mirror is a forward proxy that keeps the packages that went through it (mirror.Proxy).
+type Mirror interface {
+	http.Handler
+	Open(address string) (*os.File, error)
+}
+
+// Library classifies the packages of a mirror, each once: a package file never changes. What it fetches is kept by the
+// mirror's proxy, where the upgrade finds it. It may be used at the same time.
+type Library struct {
+	Mirror Mirror
+
+	mu    sync.Mutex
+	known map[string]Verdict // by SHA-256 of the package file
+}
+
+// maxKnown bounds the verdicts that are remembered; a release has 65,000 packages.
+const maxKnown = 200_000
+
+// Classify implements solve.Scripts.
+func (l *Library) Classify(ctx context.Context, c upgrade.PlannedChange) (upgrade.Script, string, error) {
+	l.mu.Lock()
+	v, ok := l.known[c.SHA256]
+	l.mu.Unlock()
+	if ok {
+		return v.Script, v.Why, nil
+	}
+	files, err := l.read(ctx, c)
+	if err != nil {
+		return "", "", err
+	}
+	v = Classify(files)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.known == nil || len(l.known) >= maxKnown {
+		l.known = map[string]Verdict{}
+	}
+	l.known[c.SHA256] = v
+	return v.Script, v.Why, nil
+}
+
+// read gives the scripts of a package whose bytes are those that the signed index names.
+func (l *Library) read(ctx context.Context, c upgrade.PlannedChange) (map[string][]byte, error) {
+	f, err := l.Mirror.Open(c.URI)
+	if err != nil {
+		if err := l.fetch(ctx, c.URI); err != nil {
+			return nil, err
+		}
+		if f, err = l.Mirror.Open(c.URI); err != nil {
+			return nil, errs.Wrap(err, errs.Unavailable, CodeFetch, "%s cannot be read", c.URI)
+		}
+	}
+	defer f.Close() //nolint:errcheck // only read
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return nil, errs.Wrap(err, errs.Internal, CodeFetch, "%s cannot be read", c.URI)
+	}
+	if hex.EncodeToString(h.Sum(nil)) != c.SHA256 {
+		return nil, errs.New(errs.Unavailable, CodeFetch, "%s is not the file that the signed index names", c.URI)
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, errs.Wrap(err, errs.Internal, CodeFetch, "%s cannot be read", c.URI)
+	}
+	return Read(f)
+}
+
+// fetch has the proxy take a file from upstream.
+func (l *Library) fetch(ctx context.Context, address string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, http.NoBody)
+	if err != nil {
+		return errs.Wrap(err, errs.Invalid, CodeFetch, "%q is no address", address)
+	}
+	w := &nowhere{header: http.Header{}}
+	l.Mirror.ServeHTTP(w, req)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if w.status >= http.StatusBadRequest {
+		return errs.New(errs.Unavailable, CodeFetch, "%s cannot be fetched: %s", address, http.StatusText(w.status))
+	}
+	return nil
+}
+
+// nowhere takes an answer of which only the status counts.
+type nowhere struct {
+	header http.Header
+	status int
+}
+
+func (n *nowhere) Header() http.Header         { return n.header }
+func (n *nowhere) Write(b []byte) (int, error) { return len(b), nil }
+func (n *nowhere) WriteHeader(status int)      { n.status = status }
