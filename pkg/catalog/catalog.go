@@ -185,6 +185,7 @@ const (
 	Waiting    ImageState = "pending"
 	Inspected  ImageState = "inspected"
 	Unreadable ImageState = "unreadable"
+	Gone       ImageState = "deleted" // Glance has it no more; what was found stays known
 )
 
 // Image is what Kiln keeps of one Glance image.
@@ -198,8 +199,28 @@ type Image struct {
 	Size           int64      `json:"size"`   // bytes
 	Facts          *Facts     `json:"facts,omitempty"`
 	PendingUpdates int        `json:"pending_updates"` // packages with a published fix, at UpdatedAt
+	FactsVersion   int        `json:"facts_version"`   // of the reader that found State, see FactsVersion; 0 before
+	Status         string     `json:"status"`          // Glance's: active, deactivated, …
+	Visibility     string     `json:"visibility"`      // Glance's: public, community, shared, private
+	Tags           []string   `json:"tags"`            // Glance's, sorted
 	CreatedAt      time.Time  `json:"created_at"`
 	UpdatedAt      time.Time  `json:"updated_at"`
+
+	// How urgent an upgrade is: see docs/advisories.md. Comparing and counting write these and PendingUpdates; putting
+	// an image that is there leaves them.
+	Lacks        Urgencies  `json:"lacks"`
+	PendingSince *time.Time `json:"pending_since"` // when the oldest fix that is pending was first seen
+	Running      int        `json:"running"`       // servers and containers that run from it
+	Weight       int        `json:"weight"`        // of what it lacks
+	Rank         int        `json:"rank"`          // Weight × (1 + Running)
+}
+
+// Urgencies counts source packages with a pending fix, each once, by the urgency of their worst one.
+type Urgencies struct {
+	Critical int `json:"critical"`
+	High     int `json:"high"`
+	Medium   int `json:"medium"`
+	Low      int `json:"low"`
 }
 
 // Store keeps families, versions, channels and images.
@@ -236,7 +257,16 @@ type Store interface {
 
 	PutImage(ctx context.Context, i Image) error // insert or replace
 	FindImage(ctx context.Context, id string) (Image, error)
+	// ListImages lists those that are gone only where the filter asks for their state.
 	ListImages(ctx context.Context, q listing.Query) ([]Image, error)
+	// ListImageHeads lists images without their facts, which are large; those that are gone, too.
+	ListImageHeads(ctx context.Context, q listing.Query) ([]Image, error)
+	// PutImageHead inserts an image, or writes what does not come from its bytes: facts, their version, digest, size and
+	// the number of pending updates stay.
+	PutImageHead(ctx context.Context, i Image) error
+	// BuryImage notes that Glance has the image no more, and forgets what is published against it; false where there is
+	// none, or it is gone already.
+	BuryImage(ctx context.Context, id string, at time.Time) (bool, error)
 }
 
 // Resolve finds the version that family and channel, or a version's name, mean.

@@ -1,6 +1,7 @@
 package deb
 
 import (
+	"cmp"
 	"io"
 	"slices"
 	"strings"
@@ -48,6 +49,23 @@ func NewIndex(suite Suite, candidates []Candidate) *Index {
 // Find gives all candidates of a name, of every architecture and version.
 func (ix *Index) Find(name string) []Candidate { return ix.packages[name] }
 
+// OfSource gives the candidates that one version of a source package was built into, smallest first. It looks at
+// all candidates.
+func (ix *Index) OfSource(source, version string) []Candidate {
+	var out []Candidate
+	for _, all := range ix.packages {
+		for _, c := range all {
+			if c.Source == source && c.SourceVersion == version {
+				out = append(out, c)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b Candidate) int {
+		return cmp.Or(cmp.Compare(a.Size, b.Size), strings.Compare(a.Filename, b.Filename))
+	})
+	return out
+}
+
 // Len is the number of package names.
 func (ix *Index) Len() int { return len(ix.packages) }
 
@@ -76,13 +94,14 @@ func parsePackages(r io.Reader) ([]Candidate, error) {
 
 // Update is an installed package for which a repository has a later version.
 type Update struct {
-	Package      string
-	Architecture string
-	From, To     string
-	Suite        string // the suite that has it
-	Source       string // source package of the new version
-	Filename     string // path of the .deb below the suite's mirror
-	Size         int64  // bytes of the .deb
+	Package       string
+	Architecture  string
+	From, To      string
+	Suite         string // the suite that has it
+	Source        string // source package of the new version
+	SourceVersion string // of the new version
+	Filename      string // path of the .deb below the suite's mirror
+	Size          int64  // bytes of the .deb
 }
 
 // Pending compares the installed packages with what the suites offer and names the latest version
@@ -98,7 +117,7 @@ func Pending(installed []Package, indexes []*Index) []Update {
 		for _, ix := range indexes {
 			for _, c := range ix.Find(p.Name) {
 				if sameArch(p.Architecture, c.Architecture) && newer(c.Version, u.To) {
-					u.To, u.Suite, u.Source = c.Version, ix.Suite.Suite, c.Source
+					u.To, u.Suite, u.Source, u.SourceVersion = c.Version, ix.Suite.Suite, c.Source, c.SourceVersion
 					u.Filename, u.Size = c.Filename, c.Size
 				}
 			}

@@ -28,12 +28,29 @@ var versionTable = tableOf[catalog.Version](spec{
 	order:   newestFirst,
 })
 
-var imageTable = tableOf[catalog.Image](spec{
-	name: "images", resource: "image",
-	filters: []string{"id", "name", "state", "digest"},
-	sorts:   []string{"created_at", "updated_at", "name", "state", "size", "pending_updates"},
-	order:   newestFirst,
-})
+func imageSpec() spec {
+	return spec{
+		name: "images", resource: "image",
+		filters: []string{"id", "name", "state", "digest", "visibility", "status"},
+		sorts:   []string{"created_at", "updated_at", "name", "state", "size", "pending_updates", "running", "rank"},
+		order:   newestFirst,
+	}
+}
+
+var imageTable = tableOf[catalog.Image](imageSpec())
+
+// presentTable is the images that Glance has.
+var presentTable = func() table[catalog.Image] {
+	s := imageSpec()
+	s.from = "(SELECT * FROM `images` WHERE `state` <> 'deleted') AS `images`"
+	return tableOf[catalog.Image](s)
+}()
+
+var imageHeadTable = func() table[catalog.Image] {
+	s := imageSpec()
+	s.skip = []string{"facts"}
+	return tableOf[catalog.Image](s)
+}()
 
 // EnsureFamily implements catalog.Store.
 func (db *DB) EnsureFamily(ctx context.Context, projectID string, name catalog.FamilyName) (catalog.Family, error) {
@@ -191,9 +208,15 @@ func (db *DB) SetVersionNote(ctx context.Context, id string, pinned bool, note s
 	return err
 }
 
-// PutImage implements catalog.Store.
+// PutImage implements catalog.Store. The table of installed packages follows the facts.
 func (db *DB) PutImage(ctx context.Context, i catalog.Image) error {
-	return imageTable.insert(ctx, db, imageTable.replaceTail(db), i)
+	tail := imageTable.replaceTail(db, comparedColumns...)
+	return db.InTx(ctx, func(ctx context.Context) error {
+		if err := imageTable.insert(ctx, db, tail, i); err != nil {
+			return err
+		}
+		return db.putPackages(ctx, i)
+	})
 }
 
 // FindImage implements catalog.Store.
@@ -203,5 +226,37 @@ func (db *DB) FindImage(ctx context.Context, id string) (catalog.Image, error) {
 
 // ListImages implements catalog.Store.
 func (db *DB) ListImages(ctx context.Context, q listing.Query) ([]catalog.Image, error) {
-	return imageTable.list(ctx, db, q)
+	if _, asked := q.Filter["state"]; asked {
+		return imageTable.list(ctx, db, q)
+	}
+	return presentTable.list(ctx, db, q)
+}
+
+// BuryImage implements catalog.Store.
+func (db *DB) BuryImage(ctx context.Context, id string, at time.Time) (buried bool, err error) {
+	err = db.InTx(ctx, func(ctx context.Context) error {
+		n, err := db.exec(ctx, "image", id, "UPDATE `images` SET `state` = 'deleted', `status` = 'deleted', `pending_updates` = 0, `updated_at` = ? WHERE `id` = ? AND `state` <> 'deleted'", stamp(at), id)
+		if buried = n > 0; err != nil || !buried {
+			return err
+		}
+		return db.dropPackages(ctx, id)
+	})
+	return buried, err
+}
+
+// ListImageHeads implements catalog.Store.
+func (db *DB) ListImageHeads(ctx context.Context, q listing.Query) ([]catalog.Image, error) {
+	return imageHeadTable.list(ctx, db, q)
+}
+
+// PutImageHead implements catalog.Store.
+func (db *DB) PutImageHead(ctx context.Context, i catalog.Image) error {
+	i.Facts = nil
+	tail := imageTable.replaceTail(db, append([]string{"facts", "facts_version", "digest", "size"}, comparedColumns...)...)
+	return db.InTx(ctx, func(ctx context.Context) error {
+		if err := imageTable.insert(ctx, db, tail, i); err != nil || i.State != catalog.Gone {
+			return err
+		}
+		return db.dropPackages(ctx, i.ID)
+	})
 }

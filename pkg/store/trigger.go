@@ -150,13 +150,15 @@ func (db *DB) UrgentFixes(ctx context.Context, imageID string, urgencies []strin
 	for _, u := range urgencies {
 		args = append(args, u)
 	}
+	// What this image lacks of it, not what the oldest one does.
+	const urgency = "COALESCE(NULLIF(`pending`.`urgency`, ''), `advisories`.`urgency`)"
 	var out []build.Fix
 	err := db.each(ctx, "advisory", "", func(r *sqlx.Rows) error {
 		f := build.Fix{}
 		err := r.Scan(&f.AdvisoryID, &f.Package, &f.Urgency)
 		out = append(out, f)
 		return err
-	}, "SELECT `pending`.`advisory_id`, `pending`.`package`, `advisories`.`urgency` FROM `pending` JOIN `advisories` ON `advisories`.`id` = `pending`.`advisory_id`"+
-		" WHERE `pending`.`image_id` = ? AND `advisories`.`urgency` IN ("+marks(len(urgencies))+") ORDER BY `pending`.`advisory_id`", args...)
+	}, "SELECT `pending`.`advisory_id`, `pending`.`package`, "+urgency+" FROM `pending` JOIN `advisories` ON `advisories`.`id` = `pending`.`advisory_id`"+
+		" WHERE `pending`.`image_id` = ? AND "+urgency+" IN ("+marks(len(urgencies))+") ORDER BY `pending`.`advisory_id`", args...)
 	return out, err
 }

@@ -4,6 +4,7 @@ package worker
 
 import (
 	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -62,15 +63,24 @@ type Deps struct {
 	Outputs  build.Outputs
 	Upgrader upgrade.Upgrader
 	Inspect  func(ctx context.Context, path, format string) (*catalog.Facts, error)
-	Manifest func(ctx context.Context, path, format string) ([]catalog.File, error) // every file of the root file system; nil: no list of them
-	Signer   *proof.Signer                                                          // nil: images get no signed statement
-	Indexes  Indexes
-	Suites   Suites
-	Name     string // of this worker, for people
-	WorkDir  string // half-made disks
-	CacheDir string // what may be fetched again
-	Now      func() time.Time
-	Log      logrus.FieldLogger
+	// InspectAt is Inspect on an image of size bytes that is elsewhere, by the first of Remotes that has it; nil: images
+	// are always fetched.
+	InspectAt func(ctx context.Context, r io.ReaderAt, size int64, format string) (*catalog.Facts, error)
+	Remotes   []Remote
+	Manifest  func(ctx context.Context, path, format string) ([]catalog.File, error) // every file of the root file system; nil: no list of them
+	Signer    *proof.Signer                                                          // nil: images get no signed statement
+	Indexes   Indexes
+	Suites    Suites
+	// Changelogs tells what fixes are about; nil: only the files do.
+	Changelogs Changelogs
+	Files      advisory.Files // of the operator
+	Name       string         // of this worker, for people
+	WorkDir    string         // half-made disks
+	CacheDir   string         // what may be fetched again
+	Now        func() time.Time
+	Log        logrus.FieldLogger
+
+	cache *fixCache // what was read of Files
 }
 
 // New makes the folders, removes what a killed worker left, and returns the handlers of the worker queue.
@@ -78,6 +88,7 @@ func New(d Deps) ([]job.Handler, error) {
 	if d.Now == nil {
 		d.Now = time.Now
 	}
+	d.cache = &fixCache{}
 	for _, dir := range []string{d.WorkDir, filepath.Join(d.CacheDir, "images")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err

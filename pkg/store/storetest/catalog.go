@@ -136,12 +136,12 @@ func testImages(t *testing.T, db *store.DB) {
 	for i := range 5000 { // more than 64 KiB of JSON
 		facts.Packages = append(facts.Packages, catalog.Package{Name: fmt.Sprintf("package-%d", i), Version: "1:2.3~deb12u1", Architecture: "amd64", Source: "source"})
 	}
-	want := catalog.Image{ID: "i1", ProjectID: "p1", Name: "web", State: catalog.Waiting, Size: 1 << 40, CreatedAt: base, UpdatedAt: base}
+	want := catalog.Image{ID: "i1", ProjectID: "p1", Name: "web", State: catalog.Waiting, Size: 1 << 40, Tags: []string{}, CreatedAt: base, UpdatedAt: base}
 	must(t, db.PutImage(ctx, want))
 	got, err := db.FindImage(ctx, "i1")
 	must(t, err)
 	equal(t, got, want)
-	want.State, want.Facts, want.UpdatedAt, want.PendingUpdates = catalog.Inspected, facts, at(9), 4
+	want.State, want.Facts, want.UpdatedAt = catalog.Inspected, facts, at(9)
 	for range 2 {
 		must(t, db.PutImage(ctx, want))
 	}
@@ -251,13 +251,22 @@ func testAdvisories(t *testing.T, db *store.DB) {
 	must(t, err)
 	known.UpdatedAt = at(5)
 	equal(t, got, known)
+	ids := []string{known.ID, "none"}
+	for _, a := range as {
+		ids = append(ids, a.ID)
+	}
+	those, err := db.KnownAdvisories(ctx, ids)
+	if err != nil || len(those) != 230 {
+		t.Fatal(len(those), err)
+	}
+	equal(t, those[known.ID], known)
 	list, err := db.ListAdvisories(ctx, listing.Query{Limit: 1000, Filter: map[string]string{"security": "true"}})
 	if err != nil || len(list) != 230 {
 		t.Fatal(len(list), err)
 	}
 	ps := []advisory.Pending{
-		{ImageID: "i1", AdvisoryID: as[1].ID, Package: "pkg1", Installed: "1", Fixed: "2", Suite: "s", Security: true},
-		{ImageID: "i1", AdvisoryID: as[2].ID, Package: "pkg2", Installed: "1", Fixed: "2", Suite: "s"},
+		{ImageID: "i1", AdvisoryID: as[1].ID, Package: "pkg1", Installed: "1", Fixed: "2", Suite: "s", Security: true, Urgency: "high", CVEs: []string{}},
+		{ImageID: "i1", AdvisoryID: as[2].ID, Package: "pkg2", Installed: "1", Fixed: "2", Suite: "s", CVEs: []string{}},
 	}
 	for range 2 {
 		must(t, db.ReplacePending(ctx, "i1", append(ps, ps[0])))

@@ -110,7 +110,7 @@ type Server struct {
 }
 
 // StartServer starts a server of the test's own, which ends with the test.
-func StartServer(t *testing.T) *Server {
+func StartServer(t testing.TB) *Server {
 	t.Helper()
 	real.Uses(t, real.MariaDB)
 	s, err := Launch()
@@ -148,7 +148,7 @@ func (s *Server) Running() bool { return s.cmd != nil }
 func (s *Server) DSN() string { return "root@unix(" + s.dir + "/sock)/" }
 
 // NewDatabase makes a database on the server and gives its DSN. It goes with the server.
-func (s *Server) NewDatabase(t *testing.T) string {
+func (s *Server) NewDatabase(t testing.TB) string {
 	t.Helper()
 	cfg, err := mysql.ParseDSN(s.DSN())
 	if err != nil {
