@@ -111,6 +111,7 @@ func (b *box) config(grouped bool) *specs.Spec {
 		Process: &specs.Process{Args: b.spec.Args, Env: b.env(), Cwd: dir, NoNewPrivileges: true, Capabilities: set,
 			Rlimits: b.rlimits(grouped)},
 		Mounts: b.mounts(),
+		Hooks:  noDevices(b.spec.Rootfs),
 		Linux: &specs.Linux{
 			// No network entry: the namespace that the starting thread made is inherited.
 			Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace},
@@ -122,6 +123,17 @@ func (b *box) config(grouped bool) *specs.Spec {
 			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
 		},
 	}
+}
+
+// noDevices makes the tree's device nodes and setuid bits mean nothing. The session mounts it so, but crun binds the root
+// once more without those flags, and a node of the host's disk in a hostile image would be the disk. The hook runs in the
+// sandbox's mount namespace before its root is changed; where it fails, the runtime does not start the command.
+func noDevices(rootfs string) *specs.Hooks {
+	// The runtime writes its state to the hook, and takes it for a failure when nobody reads it.
+	script := "cat >/dev/null; exec mount -n -o remount,bind,nosuid,nodev,noatime \"$0\""
+	return &specs.Hooks{CreateContainer: []specs.Hook{{
+		Path: "/bin/sh", Args: []string{"sh", "-c", script, rootfs}, Env: []string{"PATH=" + defaultPath},
+	}}}
 }
 
 func (b *box) env() []string {
