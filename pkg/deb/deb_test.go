@@ -265,3 +265,11 @@ func BenchmarkParseStatus(b *testing.B) {
 		}
 	}
 }
+
+func TestParseConffiles(t *testing.T) {
+	got, err := deb.ParseConffiles(strings.NewReader("Package: a\nStatus: install ok installed\nConffiles:\n /etc/a 0123 \n /etc/old 4567 obsolete\n nonsense\n /etc/new newconffile\nDescription: x\n /etc/none 1\n\nPackage: b\n"))
+	want := []deb.Conffile{{Package: "a", Path: "/etc/a", MD5: "0123"}, {Package: "a", Path: "/etc/old", MD5: "4567", Obsolete: true}, {Package: "a", Path: "/etc/new", MD5: "newconffile"}}
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
+}

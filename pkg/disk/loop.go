@@ -10,9 +10,9 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/errs"
 )
 
-// attachLoop binds a range of a file to a free loop device that frees itself with its last user (autoclear). The
+// AttachLoop binds a range of a file to a free loop device that frees itself with its last user (autoclear). The
 // returned device must stay open until it is mounted. The ioctls are those of the kernel's linux/loop.h.
-func attachLoop(path string, offset, length int64, readOnly bool) (*os.File, error) {
+func AttachLoop(path string, offset, length int64, readOnly bool) (*os.File, error) {
 	mode := os.O_RDWR
 	if readOnly {
 		mode = os.O_RDONLY

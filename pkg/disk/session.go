@@ -94,7 +94,7 @@ func (s *Session) MountRaw(ctx context.Context, path string, offset, length int6
 		return nil, errs.New(errs.Invalid, CodeMount, "Bytes %d to %d are not inside the disk file (%d bytes).", offset, offset+length, st.Size())
 	}
 	flags, data := mountOptions(opts)
-	dev, err := attachLoop(path, offset, length, flags&unix.MS_RDONLY != 0)
+	dev, err := AttachLoop(path, offset, length, flags&unix.MS_RDONLY != 0)
 	if err != nil {
 		return nil, err
 	}
