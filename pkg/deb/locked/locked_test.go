@@ -2,7 +2,6 @@ package locked_test
 
 import (
 	"bytes"
-	"crypto"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -13,120 +12,45 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"time"
-
-	"github.com/ProtonMail/go-crypto/openpgp"
-	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
-	"github.com/ProtonMail/go-crypto/openpgp/packet"
 
 	"github.com/kiln-cloud/kiln/pkg/deb"
 	"github.com/kiln-cloud/kiln/pkg/deb/locked"
 	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/testkit/aptrepo"
 )
 
-const base = "http://mirror.example.org/debian"
+const base = aptrepo.Base
 
-// mirror is a small signed mirror, asked as a forward proxy is asked.
+// mirror is a small signed mirror.
 type mirror struct {
-	t     *testing.T
-	key   *openpgp.Entity
-	keys  string
-	index bytes.Buffer
-	date  time.Time
-
-	mu    sync.Mutex
-	files map[string][]byte
-	asked []string
-}
-
-func newMirror(t *testing.T) *mirror {
-	t.Helper()
-	m := &mirror{t: t, files: map[string][]byte{}, keys: filepath.Join(t.TempDir(), "keys.gpg"), date: time.Now().Add(-time.Hour).UTC().Truncate(time.Second)}
-	var err error
-	if m.key, err = openpgp.NewEntity("archive", "", "archive@example.org", &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, DefaultHash: crypto.SHA256}); err != nil {
-		t.Fatal(err)
-	}
-	var keys bytes.Buffer
-	if err := m.key.Serialize(&keys); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(m.keys, keys.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return m
-}
-
-func (m *mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	name := strings.TrimPrefix(r.URL.Path, "/debian/")
-	m.mu.Lock()
-	data, ok := m.files[name]
-	m.asked = append(m.asked, name)
-	m.mu.Unlock()
-	if !ok || r.URL.Host != "mirror.example.org" {
-		http.NotFound(w, r)
-		return
-	}
-	_, _ = w.Write(data)
+	*aptrepo.Repository
+	t *testing.T
 }
 
 // add makes a package; its name in the pool is given back.
 func (m *mirror) add(name, version, fields string) string {
 	m.t.Helper()
-	dir := m.t.TempDir()
-	text := fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: amd64\nMaintainer: a <a@example.org>\n%sDescription: test\n text\n", name, version, fields)
-	if err := errors.Join(os.Mkdir(filepath.Join(dir, "DEBIAN"), 0o755), os.WriteFile(filepath.Join(dir, "DEBIAN/control"), []byte(text), 0o600)); err != nil {
-		m.t.Fatal(err)
-	}
-	out := filepath.Join(m.t.TempDir(), "x.deb")
-	if said, err := exec.CommandContext(m.t.Context(), "dpkg-deb", "--root-owner-group", "-b", dir, out).CombinedOutput(); err != nil {
-		m.t.Fatalf("%v %s", err, said)
-	}
-	data, err := os.ReadFile(out)
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	file := fmt.Sprintf("pool/main/%s_%s_amd64.deb", name, version[strings.Index(version, ":")+1:])
-	m.files[file] = data
-	fmt.Fprintf(&m.index, "%sFilename: %s\nSize: %d\nSHA256: %x\n\n", text, file, len(data), sha256.Sum256(data))
-	return file
-}
-
-// publish signs what was added.
-func (m *mirror) publish() {
-	m.t.Helper()
-	m.files["dists/bookworm/main/binary-amd64/Packages"] = m.index.Bytes()
-	text := fmt.Sprintf("Origin: test\nSuite: bookworm\nCodename: bookworm\nDate: %s\nArchitectures: amd64\nComponents: main\nSHA256:\n %x %d main/binary-amd64/Packages\n",
-		m.date.Format(time.RFC1123), sha256.Sum256(m.index.Bytes()), m.index.Len())
-	var b bytes.Buffer
-	w, err := clearsign.Encode(&b, m.key.PrivateKey, nil)
-	if err == nil {
-		_, err = w.Write([]byte(text))
-	}
-	if err = errors.Join(err, w.Close()); err != nil {
-		m.t.Fatal(err)
-	}
-	m.files["dists/bookworm/InRelease"] = b.Bytes()
+	return m.Add("bookworm", aptrepo.Package{Name: name, Version: version, Fields: fields})
 }
 
 func (m *mirror) question(names ...string) locked.Question {
 	return locked.Question{
-		Release: "bookworm", Packages: names, Keyring: m.keys, Proxy: m, Dir: m.t.TempDir(), Log: m.t.Output(),
+		Release: "bookworm", Packages: names, Keyring: m.Keyring, Proxy: m, Dir: m.t.TempDir(), Log: m.t.Output(),
 		Suites: []deb.Suite{{Mirror: base, Suite: "bookworm", Components: []string{"main"}, Arch: "amd64"}},
 	}
 }
 
 // standard is a mirror with two versions of a library, an essential package and one that nobody asks for.
 func standard(t *testing.T) *mirror {
-	m := newMirror(t)
+	m := &mirror{aptrepo.New(t), t}
 	m.add("init", "1", "Essential: yes\n")
 	m.add("lib", "1.0", "")
 	m.add("lib", "1:0.9-2+b1", "")
 	m.add("web", "2.0", "Depends: lib (>= 1:0), mail | post\nRecommends: docs\n")
 	m.add("docs", "1", "")
 	m.add("post", "1", "Provides: mail\n")
-	m.publish()
+	m.Publish("bookworm", "")
 	return m
 }
 
@@ -162,14 +86,14 @@ func TestSolveNamesEveryPackageWithItsHash(t *testing.T) {
 		t.Errorf("locked %s", got)
 	}
 	p, _ := lock.Find("lib")
-	if data := m.files[p.Filename]; p.SHA256 != fmt.Sprintf("%x", sha256.Sum256(data)) || p.Size != int64(len(data)) || p.Architecture != "amd64" {
+	if data := m.File(p.Filename); p.SHA256 != fmt.Sprintf("%x", sha256.Sum256(data)) || p.Size != int64(len(data)) || p.Architecture != "amd64" {
 		t.Errorf("lib is locked as %+v", p)
 	}
-	want := []deb.LockedSuite{{Suite: "bookworm", SHA256: fmt.Sprintf("%x", sha256.Sum256(m.files["dists/bookworm/InRelease"]))}}
-	if !slices.Equal(lock.Suites, want) || !lock.Time.Equal(m.date) {
+	want := []deb.LockedSuite{{Suite: "bookworm", SHA256: fmt.Sprintf("%x", sha256.Sum256(m.File("dists/bookworm/InRelease")))}}
+	if !slices.Equal(lock.Suites, want) || !lock.Time.Equal(m.Date) {
 		t.Errorf("suites %v of %s", lock.Suites, lock.Time)
 	}
-	for _, name := range m.asked {
+	for _, name := range m.Asked() {
 		if strings.HasSuffix(name, ".deb") {
 			t.Errorf("%s was fetched to find out what to lock", name)
 		}
@@ -196,7 +120,7 @@ func TestSolveTellsWhatDoesNotWork(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	m.files["dists/bookworm/InRelease"] = bytes.Replace(m.files["dists/bookworm/InRelease"], []byte("Origin: test"), []byte("Origin: evil"), 1)
+	m.SetFile("dists/bookworm/InRelease", bytes.Replace(m.File("dists/bookworm/InRelease"), []byte("Origin: test"), []byte("Origin: evil"), 1))
 	if _, err := locked.Solve(t.Context(), m.question("web")); errs.CodeOf(err) != locked.CodeMirror || errs.KindOf(err) != errs.Unavailable {
 		t.Errorf("a changed index: %v", err)
 	}
@@ -221,7 +145,7 @@ func TestLockedPackagesOutliveTheirMirror(t *testing.T) {
 	if _, err := open(t, m, lock, archive); err != nil {
 		t.Fatal(err)
 	}
-	clear(m.files)
+	m.Forget()
 	r, err := open(t, m, lock, archive)
 	if err != nil {
 		t.Fatal(err)
@@ -288,12 +212,12 @@ func TestWhatIsNowhereIsNamed(t *testing.T) {
 	needsApt(t)
 	m := standard(t)
 	lock := solve(t, m, "web")
-	delete(m.files, "pool/main/post_1_amd64.deb")
+	m.SetFile("pool/main/post_1_amd64.deb", nil)
 	_, err := open(t, m, lock, t.TempDir())
 	if errs.CodeOf(err) != locked.CodeGone || errs.KindOf(err) != errs.Invalid || !strings.Contains(err.Error(), "post 1") {
 		t.Errorf("a package that is gone: %v", err)
 	}
-	m.files["pool/main/post_1_amd64.deb"] = []byte("another file")
+	m.SetFile("pool/main/post_1_amd64.deb", []byte("another file"))
 	if _, err = open(t, m, lock, t.TempDir()); errs.KindOf(err) != errs.Unavailable || !strings.Contains(fmt.Sprint(err), "post_1_amd64.deb") {
 		t.Errorf("a package that was changed: %v", err)
 	}
