@@ -313,29 +313,11 @@ func TestManifestEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// BenchmarkManifest reads the disk named in KILN_BENCH_DISK (raw or qcow2), or a made one.
+// BenchmarkManifest lists and hashes everything on benchDisk.
 func BenchmarkManifest(b *testing.B) {
-	path, format := os.Getenv("KILN_BENCH_DISK"), "raw"
-	if path == "" {
-		path = filepath.Join(b.TempDir(), "disk")
-		if err := os.WriteFile(path, diskOf(b, richTree(b), "ext4", "64m"), 0o600); err != nil {
-			b.Fatal(err)
-		}
-	}
-	if strings.HasSuffix(path, ".qcow2") {
-		format = "qcow2"
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		b.Fatal(err)
-	}
+	f, size, format := benchDisk(b)
 	for b.Loop() {
-		files, err := inspect.Manifest(b.Context(), f, info.Size(), format)
+		files, err := inspect.Manifest(b.Context(), f, size, format)
 		if err != nil {
 			b.Fatal(err)
 		}
