@@ -127,11 +127,13 @@ type Report struct {
 	Steps      []build.Step    `json:"steps"`
 
 	Conffiles []Conffile `json:"conffiles"` // that owner and package both changed
-	Scripts   []Ran      `json:"scripts"`   // maintainer scripts that are more than safe
-	Record    string     `json:"record"`    // what the batch's shared changes came by: "", recorded, replayed, or why they were not replayed
-	Replayed  int        `json:"replayed"`  // files that came from the record
-	Changed   int        `json:"changed"`   // files that differ from the original
-	GrownTo   int64      `json:"grown_to"`  // virtual size in bytes; 0 where it stayed
+	Strays    []Stray    `json:"strays"`
+	Setuid    []string   `json:"setuid"`   // programs that a package ships with more rights than they had, as "path (package)"
+	Scripts   []Ran      `json:"scripts"`  // maintainer scripts that are more than safe
+	Record    string     `json:"record"`   // what the batch's shared changes came by: "", recorded, replayed, or why they were not replayed
+	Replayed  int        `json:"replayed"` // files that came from the record
+	Changed   int        `json:"changed"`  // files that differ from the original
+	GrownTo   int64      `json:"grown_to"` // virtual size in bytes; 0 where it stayed
 }
 
 // Conffile is a configuration file that its owner and its package both changed.
@@ -139,6 +141,19 @@ type Conffile struct {
 	Path    string `json:"path"`
 	Package string `json:"package"`
 	Taken   string `json:"taken"` // owner: as it was; package: the new one
+	Left    string `json:"left"`  // where the other text lies in the image; "" where it is nowhere
+}
+
+// Values of Conffile.Taken.
+const (
+	TakenOwner   = "owner"
+	TakenPackage = "package"
+)
+
+// Stray is a file that an upgrade made and that belongs to no package and to nothing that maintainer scripts are known to make.
+type Stray struct {
+	Path    string `json:"path"`
+	Removed bool   `json:"removed"` // from a folder where no package may leave anything; else it is in the new version
 }
 
 // Ran is a package whose maintainer scripts were more than safe.

@@ -9,11 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/kiln-cloud/kiln/pkg/deb"
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/sandbox"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
@@ -66,9 +66,9 @@ func sameFile(a, b string) (bool, error) {
 }
 
 // aptGet is an apt-get command line. Options on it are stronger than any file of the image.
-func aptGet(args ...string) []string {
+func (r *run) aptGet(args ...string) []string {
 	cmd := []string{"/usr/bin/apt-get", "-q", "-y"}
-	for _, o := range []string{
+	options := []string{
 		"Dir::Etc::SourceList=" + controlInside + "/sources.list",
 		"Dir::Etc::SourceParts=/dev/null",
 		"Dir::State::Lists=" + controlInside + "/lists",
@@ -78,6 +78,7 @@ func aptGet(args ...string) []string {
 		"Acquire::https::Proxy=http://" + sandbox.ProxyAddress,
 		"Acquire::Languages=none",
 		"Acquire::PDiffs=false",
+		"Acquire::ForceHash=SHA256", // what --print-uris names
 		"Acquire::AllowInsecureRepositories=false",
 		"Acquire::AllowDowngradeToInsecureRepositories=false",
 		"APT::Get::AllowUnauthenticated=false",
@@ -85,16 +86,25 @@ func aptGet(args ...string) []string {
 		"APT::Install-Recommends=false",
 		"APT::Get::AutomaticRemove=false",
 		"Dpkg::Use-Pty=0",
-		"Dpkg::Options::=--force-confold",
 		"Dpkg::Options::=--force-unsafe-io",
-	} {
+	}
+	for _, o := range conffileOptions(r.req.Policy) {
+		options = append(options, "Dpkg::Options::="+o)
+	}
+	if r.pins() {
+		options = append(options, "Dir::Etc::Preferences="+controlInside+"/preferences")
+	}
+	if r.ready {
+		options = append(options, stockOptions()...) // the last one counts
+	}
+	for _, o := range options {
 		cmd = append(cmd, "-o", o)
 	}
 	return append(cmd, args...)
 }
 
 // fetchLists lays the control folder and fetches the suites' lists.
-func (r *run) fetchLists(ctx context.Context, _ *os.Root) error {
+func (r *run) fetchLists(ctx context.Context, root *os.Root) error {
 	for _, dir := range []string{"lists/partial", "cache/archives/partial", "deferred"} {
 		if err := os.MkdirAll(filepath.Join(r.control(), dir), 0o755); err != nil {
 			return errs.Wrap(err, errs.Internal, CodeRequest, "the work folder cannot be filled")
@@ -113,6 +123,9 @@ func (r *run) fetchLists(ctx context.Context, _ *os.Root) error {
 			return errs.Wrap(err, errs.Internal, CodeRequest, "the work folder cannot be filled")
 		}
 	}
+	if done, err := r.layLists(ctx, root); done || err != nil {
+		return err
+	}
 	return r.apt(ctx, nil, "update")
 }
 
@@ -123,7 +136,7 @@ func (r *run) apt(ctx context.Context, seen io.Writer, args ...string) error {
 	if seen != nil {
 		writers = append(writers, seen)
 	}
-	err := r.inImage(ctx, io.MultiWriter(writers...), sandbox.Spec{Args: aptGet(args...), Proxy: r.proxy})
+	err := r.inImage(ctx, io.MultiWriter(writers...), sandbox.Spec{Args: r.aptGet(args...), Proxy: r.proxy})
 	return aptError(err, output.String())
 }
 
@@ -132,22 +145,38 @@ func aptError(err error, output string) error {
 	if err == nil || errs.CodeOf(err) != sandbox.CodeExit {
 		return err
 	}
+	said := func(texts ...string) bool {
+		return slices.ContainsFunc(texts, func(t string) bool { return strings.Contains(output, t) })
+	}
 	switch {
-	case strings.Contains(output, "No space left on device"), strings.Contains(output, "You don't have enough free space"):
+	case said("No space left on device", "You don't have enough free space"):
 		return errs.Wrap(err, errs.TooLarge, CodeDiskFull, "the image's file system is full")
-	case strings.Contains(output, "Failed to fetch"), strings.Contains(output, "failed to download"):
+	case said("is expired (invalid since"):
+		return errs.Wrap(err, errs.Unavailable, CodeSignature, "a repository's Release is older than its signer allows: the mirror is no longer brought up to date")
+	case said("is not signed", "couldn't be verified", "were invalid:"):
+		return errs.Wrap(err, errs.Unavailable, CodeSignature, "a repository is not signed by a key of the keyring")
+	case said("Hash Sum mismatch", "File has unexpected size"):
+		return errs.Wrap(err, errs.Unavailable, CodeMirror, "the mirror gave other bytes than the signed index names")
+	case said("Failed to fetch", "failed to download"):
 		return errs.Wrap(err, errs.Unavailable, CodeMirror, "packages or lists could not be fetched from the mirror")
+	case said("Unmet dependencies", "unmet dependencies"):
+		return errs.Wrap(err, errs.Invalid, CodePackages, "the packages of the image do not fit together")
+	case said("dpkg was interrupted"):
+		return errs.Wrap(err, errs.Invalid, CodePackages, "an earlier run of dpkg in the image was interrupted: finish it there first (dpkg --configure -a)")
 	}
 	return errs.Wrap(err, errs.Invalid, CodePackages, "the packages of the image could not be upgraded")
 }
 
 // plan is what apt's solver decided.
 type plan struct {
-	uris    map[string]string // package file name to address
-	bytes   int64             // of the package files
-	grows   int64             // bytes that the file system needs more; negative where it shrinks
-	held    []string          // kept back
-	nothing bool
+	uris     map[string]string // package file name to address
+	sums     map[string]string // package file name to checksum, with its algorithm
+	packages []deb.Package     // that come or change; name, version and architecture
+	removed  []string          // names, with ":architecture" where it is not the image's own
+	bytes    int64             // of the package files
+	grows    int64             // bytes that the file system needs more; negative where it shrinks
+	held     []string          // kept back
+	nothing  bool
 }
 
 var (
@@ -159,44 +188,55 @@ var (
 // makePlan asks apt what it would do, without doing it, and holds the room that it needs against what
 // the image has. The numbers are those that apt prints, so they are exact to about a percent.
 func (r *run) makePlan(ctx context.Context, root *os.Root) error {
+	if err := r.writePreferences(root); err != nil {
+		return err
+	}
+	if err := r.solve(ctx); err != nil {
+		return err
+	}
+	if err := r.holdRunning(ctx, root); err != nil {
+		return err
+	}
+	r.report.Held = r.heldNames()
+	if r.plan.nothing {
+		r.report.Unchanged = true
+		return nil
+	}
+	return r.measure(root)
+}
+
+func (r *run) solve(ctx context.Context) error {
 	var out bytes.Buffer
 	if err := r.apt(ctx, &out, "--print-uris", "dist-upgrade"); err != nil {
 		return err
 	}
 	r.plan = parsePlan(out.String())
-	r.report.Held = r.plan.held
-	if r.plan.nothing {
-		r.report.Unchanged = true
-		return nil
-	}
-	dir, err := root.Open(".")
-	if err != nil {
-		return errs.Wrap(err, errs.Internal, CodeRequest, "the image's file system cannot be read")
-	}
-	defer func() { _ = dir.Close() }()
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
-		return errs.Wrap(err, errs.Internal, CodeRequest, "the image's file system cannot be read")
-	}
-	free := int64(st.Bfree) * st.Bsize
-	if missing := r.plan.grows - free; missing > 0 {
-		return errs.New(errs.TooLarge, CodeDiskFull,
-			"the image's file system has %d bytes free and the upgrade needs %d: %d bytes are missing; rebuild the image with a larger disk", free, r.plan.grows, missing)
-	}
 	return nil
 }
 
 func parsePlan(text string) plan {
-	p := plan{uris: map[string]string{}, held: []string{}}
-	keptBack := false
+	p := plan{uris: map[string]string{}, sums: map[string]string{}, held: []string{}}
+	var list *[]string // of names, that the last line began
 	for line := range strings.SplitSeq(text, "\n") {
-		if keptBack && strings.HasPrefix(line, "  ") {
-			p.held = append(p.held, strings.Fields(line)...)
+		if strings.HasPrefix(line, "  ") {
+			if list != nil {
+				*list = append(*list, strings.Fields(line)...)
+			}
 			continue
 		}
-		keptBack = strings.HasPrefix(line, "The following packages have been kept back")
+		list = nil
+		switch {
+		case strings.HasPrefix(line, "The following packages have been kept back"):
+			list = &p.held
+		case strings.HasPrefix(line, "The following packages will be REMOVED"):
+			list = &p.removed
+		}
 		if m := uriLine.FindStringSubmatch(line); m != nil {
 			p.uris[m[2]] = m[1]
+			p.sums[m[2]] = strings.TrimSpace(line[len(m[0]):])
+			if pkg, ok := packageOf(m[2]); ok {
+				p.packages = append(p.packages, pkg)
+			}
 			n, _ := strconv.ParseInt(m[3], 10, 64) // digits only; a number that does not fit counts 0
 			p.bytes += n
 		}
@@ -211,6 +251,22 @@ func parsePlan(text string) plan {
 		}
 	}
 	return p
+}
+
+// packageOf reads the name that apt gives a package file: name_version_architecture.deb, with ":" and "_" escaped.
+func packageOf(file string) (deb.Package, bool) {
+	words := strings.Split(strings.TrimSuffix(file, ".deb"), "_")
+	if len(words) != 3 {
+		return deb.Package{}, false
+	}
+	for i, w := range words {
+		plain, err := url.PathUnescape(w)
+		if err != nil {
+			return deb.Package{}, false
+		}
+		words[i] = plain
+	}
+	return deb.Package{Name: words[0], Version: words[1], Architecture: words[2]}, true
 }
 
 // humanBytes reads "1,234" and "12.3" with apt's decimal units.

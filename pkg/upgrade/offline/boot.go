@@ -64,7 +64,7 @@ done
 `
 
 // upgradePackages runs apt's dist-upgrade: plain upgrade would hold kernels back.
-func (r *run) upgradePackages(ctx context.Context, _ *os.Root) error {
+func (r *run) upgradePackages(ctx context.Context, root *os.Root) error {
 	for name, text := range map[string]string{
 		"upgrade": upgradeScript, "update-initramfs": initramfsStub, "update-grub": grubStub, "finish": finishScript,
 	} {
@@ -72,11 +72,13 @@ func (r *run) upgradePackages(ctx context.Context, _ *os.Root) error {
 			return errs.Wrap(err, errs.Internal, CodeRequest, "the work folder cannot be filled")
 		}
 	}
-	var output tailBuffer
-	counter := &aptProgress{total: int64(len(r.plan.uris)), report: r.progress}
-	args := append([]string{"/bin/sh", controlInside + "/upgrade"}, aptGet("dist-upgrade")...)
-	err := r.inImage(ctx, io.MultiWriter(r.log, &output, counter), sandbox.Spec{Args: args, Proxy: r.proxy})
-	return aptError(err, output.String())
+	if err := r.shareFirst(ctx, root); err != nil {
+		return err
+	}
+	if r.sharedAll() {
+		return r.aptChange(ctx, []string{"/usr/bin/dpkg", "--configure", "--pending"}, nil)
+	}
+	return r.aptChange(ctx, r.aptGet("dist-upgrade"), nil)
 }
 
 // finishBoot builds the initial RAM disks that packages asked for, and the boot menu, once each.
@@ -91,8 +93,7 @@ func (r *run) finishBoot(ctx context.Context, root *os.Root) error {
 	}
 	versions := wanted(asked, kernels, initrds)
 	if len(versions) > 0 {
-		spec := sandbox.Spec{Args: append([]string{"/bin/sh", controlInside + "/finish"}, versions...), RootDisk: r.rootDisk()}
-		if err := r.tool(ctx, spec); err != nil {
+		if err := r.ramDisks(ctx, root, versions); err != nil {
 			return err
 		}
 	}

@@ -26,7 +26,7 @@ const (
 func readStatus(root *os.Root) ([]deb.Package, error) {
 	text, err := readFile(root, "var/lib/dpkg/status", maxStatus)
 	if err != nil {
-		return nil, unreadable(err, "var/lib/dpkg/status")
+		return nil, cannotRead(err, "var/lib/dpkg/status")
 	}
 	all, err := deb.ParseStatus(bytes.NewReader(text))
 	if err != nil {
@@ -138,15 +138,28 @@ func unpackChangelog(r io.Reader) []deb.Entry {
 	return entries
 }
 
-// packagedChangelog finds the changelog in a .deb. dpkg-deb unpacks it, without dpkg's database.
-func (r *run) packagedChangelog(ctx context.Context, p deb.Package) ([]deb.Entry, error) {
-	address, ok := r.plan.uris[p.Name+"_"+strings.ReplaceAll(p.Version, ":", "%3a")+"_"+p.Architecture+".deb"]
+func (r *run) packagedChangelog(ctx context.Context, p deb.Package) (entries []deb.Entry, err error) {
+	err = r.inPackage(ctx, p, func(t *tar.Reader) error {
+		entries, err = findChangelog(t, p.Name)
+		return err
+	})
+	return entries, err
+}
+
+// fileName is how apt names the file of a package.
+func fileName(p deb.Package) string {
+	return p.Name + "_" + strings.NewReplacer(":", "%3a", "_", "%5f").Replace(p.Version) + "_" + p.Architecture + ".deb"
+}
+
+// inPackage lets read see the files of a package that was fetched. dpkg-deb unpacks it, without dpkg's database.
+func (r *run) inPackage(ctx context.Context, p deb.Package, read func(*tar.Reader) error) error {
+	address, ok := r.plan.uris[fileName(p)]
 	if !ok {
-		return nil, errors.New("its package file was not fetched")
+		return errors.New("its package file was not fetched")
 	}
 	file, err := r.cfg.Proxy.Open(address)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { _ = file.Close() }()
 	ctx, stop := context.WithTimeout(ctx, 5*time.Minute)
@@ -156,15 +169,15 @@ func (r *run) packagedChangelog(ctx context.Context, p deb.Package) ([]deb.Entry
 	cmd.WaitDelay = 5 * time.Second
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := disk.StartTied(cmd); err != nil {
-		return nil, err
+		return err
 	}
-	entries, err := findChangelog(tar.NewReader(out), p.Name)
+	err = read(tar.NewReader(out))
 	stop() // the rest of the package is not needed
 	_ = cmd.Wait()
-	return entries, err
+	return err
 }
 
 func findChangelog(t *tar.Reader, name string) ([]deb.Entry, error) {

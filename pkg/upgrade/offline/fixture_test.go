@@ -60,6 +60,22 @@ func needRoot(t *testing.T) {
 }
 
 func makeDebian(ctx context.Context) (string, error) {
+	return kept(ctx, "bookworm", include+rootUUID+deleted+"4", func(ctx context.Context, m deb.Mirrors, tree, image string) error {
+		return run(ctx, [][]string{
+			{"mmdebstrap", "--variant=minbase", "--include=" + include, "--aptopt=Apt::Install-Recommends \"false\"", "bookworm", tree, "deb " + m.Main + " bookworm main"},
+			{"sh", "-c", `set -e; cd "$0"; rm -f etc/ssh/ssh_host_* etc/hostname etc/resolv.conf; : >etc/machine-id
+			ln -s ../run/systemd/resolve/stub-resolv.conf etc/resolv.conf
+			echo "UUID=$1 / ext4 errors=remount-ro 0 1" >etc/fstab
+			mkdir -p boot/grub; echo "# made by the fixture" >boot/grub/grub.cfg; echo "# changed by its owner" >>etc/ssh/sshd_config
+			echo "deb http://mirror.example.org/own bookworm main" >etc/apt/sources.list`, tree, rootUUID},
+			{"truncate", "-s", "1801M", image},
+			{"/usr/sbin/mke2fs", "-q", "-t", "ext4", "-U", rootUUID, "-d", tree, "-E", "offset=1048576", image, "1800M"},
+		}, func() error { return finishDisk(image, partLength) })
+	})
+}
+
+// kept makes an image once, under a name that tells what it was made from, and keeps it for a week.
+func kept(ctx context.Context, name, of string, build func(ctx context.Context, m deb.Mirrors, tree, image string) error) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", err
@@ -76,8 +92,8 @@ func makeDebian(ctx context.Context) (string, error) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return "", err
 	}
-	key := sha256.Sum256([]byte(include + rootUUID + deleted + "4"))
-	image := filepath.Join(dir, "bookworm-"+hex.EncodeToString(key[:6])+".raw")
+	key := sha256.Sum256([]byte(of))
+	image := filepath.Join(dir, name+"-"+hex.EncodeToString(key[:6])+".raw")
 	if st, err := os.Stat(image); err == nil && time.Since(st.ModTime()) < 7*24*time.Hour {
 		return image, nil
 	}
@@ -92,31 +108,26 @@ func makeDebian(ctx context.Context) (string, error) {
 	}
 	ctx, stop := context.WithTimeout(ctx, 10*time.Minute)
 	defer stop()
-	steps := [][]string{
-		{"mmdebstrap", "--variant=minbase", "--include=" + include, "--aptopt=Apt::Install-Recommends \"false\"", "bookworm", tree, "deb " + mirrors.Main + " bookworm main"},
-		{"sh", "-c", `set -e; cd "$0"; rm -f etc/ssh/ssh_host_* etc/hostname etc/resolv.conf; : >etc/machine-id
-			ln -s ../run/systemd/resolve/stub-resolv.conf etc/resolv.conf
-			echo "UUID=$1 / ext4 errors=remount-ro 0 1" >etc/fstab
-			mkdir -p boot/grub; echo "# made by the fixture" >boot/grub/grub.cfg; echo "# changed by its owner" >>etc/ssh/sshd_config
-			echo "deb http://mirror.example.org/own bookworm main" >etc/apt/sources.list`, tree, rootUUID},
-		{"truncate", "-s", "1801M", image + ".part"},
-		{"/usr/sbin/mke2fs", "-q", "-t", "ext4", "-U", rootUUID, "-d", tree, "-E", "offset=1048576", image + ".part", "1800M"},
-	}
-	for _, args := range steps {
-		cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-		cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"}
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return "", errors.New(args[0] + ": " + err.Error() + "\n" + string(out))
-		}
-	}
-	if err := finishDisk(image + ".part"); err != nil {
+	if err := build(ctx, mirrors, tree, image+".part"); err != nil {
 		return "", err
 	}
 	return image, os.Rename(image+".part", image)
 }
 
+// run runs commands one after the other, and then what comes after them.
+func run(ctx context.Context, commands [][]string, then func() error) error {
+	for _, args := range commands {
+		cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+		cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return errors.New(args[0] + ": " + err.Error() + "\n" + string(out))
+		}
+	}
+	return then()
+}
+
 // finishDisk writes an MBR, and a text into a free block as a deleted file would leave it.
-func finishDisk(path string) error {
+func finishDisk(path string, length int64) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -125,11 +136,11 @@ func finishDisk(path string) error {
 	entry := make([]byte, 66)
 	entry[0], entry[4], entry[64], entry[65] = 0x80, 0x83, 0x55, 0xaa
 	binary.LittleEndian.PutUint32(entry[8:], partStart/512)
-	binary.LittleEndian.PutUint32(entry[12:], partLength/512)
+	binary.LittleEndian.PutUint32(entry[12:], uint32(length/512))
 	if _, err := f.WriteAt(entry, 446); err != nil {
 		return err
 	}
-	_, err = f.WriteAt([]byte(deleted), partStart+partLength-3*4096)
+	_, err = f.WriteAt([]byte(deleted), partStart+length-3*4096)
 	return err
 }
 

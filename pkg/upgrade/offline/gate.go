@@ -4,18 +4,15 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
+	"io/fs"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/sandbox"
 )
@@ -24,19 +21,78 @@ func failed(format string, args ...any) error {
 	return errs.New(errs.Invalid, CodeGate, "the upgraded image was thrown away: "+format, args...)
 }
 
-// gate refuses an image that would not boot or whose packages are not whole.
-func (r *run) gate(ctx context.Context, root *os.Root) error {
+// before is how the image was before its packages were changed.
+type before struct {
+	identity  identity
+	conffiles map[string]conffile
+	tree      tree
+	menu      string // GRUB's; "" where there is none
+}
+
+// remember reads what the gate compares with.
+func (r *run) remember(ctx context.Context, root *os.Root) (b before, err error) {
+	if b.identity, err = keepIdentity(root); err != nil {
+		return b, err
+	}
+	if b.conffiles, err = readConffiles(root); err != nil {
+		return b, err
+	}
+	menu, err := readFile(root, grubMenu, maxMenu)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return b, cannotRead(err, grubMenu)
+	}
+	b.menu = string(menu)
+	b.tree, err = lookAt(ctx, root)
+	return b, err
+}
+
+const (
+	grubMenu = "boot/grub/grub.cfg"
+	maxMenu  = 16 << 20 // bytes
+)
+
+// gate refuses an image that would not boot, whose packages are not whole or not those of the plan, or in which scripts
+// left what they must not leave.
+func (r *run) gate(ctx context.Context, root *os.Root, old before) error {
+	if err := r.checkPackages(ctx, root); err != nil {
+		return err
+	}
+	if err := r.checkBoot(root, old.menu); err != nil {
+		return err
+	}
+	now, err := lookAt(ctx, root)
+	if err != nil {
+		return err
+	}
+	if err := r.reportConffiles(root, old.conffiles, old.tree, now); err != nil {
+		return err
+	}
+	return r.checkFiles(ctx, root, old.tree, now)
+}
+
+// checkPackages asks dpkg and apt, and compares with the plan.
+func (r *run) checkPackages(ctx context.Context, root *os.Root) error {
 	var audit bytes.Buffer
 	err := r.inImage(ctx, io.MultiWriter(r.log, &audit), sandbox.Spec{Args: []string{"/usr/bin/dpkg", "--audit"}})
 	if text := strings.TrimSpace(audit.String()); err != nil || text != "" {
 		return failed("dpkg --audit: %v %.500q", err, text)
 	}
-	if err := r.tool(ctx, sandbox.Spec{Args: aptGet("check")}); err != nil {
+	if err := r.tool(ctx, sandbox.Spec{Args: r.aptGet("check")}); err != nil {
 		return failed("apt-get check: %v", err)
 	}
 	if exists(root, "usr/sbin/update-initramfs.kiln") || exists(root, "usr/sbin/update-grub.kiln") {
 		return failed("a diversion of Kiln stayed in it")
 	}
+	after, err := readStatus(root)
+	if err != nil {
+		return err
+	}
+	return r.plan.check(r.before, after)
+}
+
+// checkBoot: every kernel has its initial RAM disk where the image uses them, and its line in the boot menu unless it
+// had none before either.
+func (r *run) checkBoot(root *os.Root, oldMenu string) error {
 	kernels, initrds, err := bootFiles(root)
 	if err != nil {
 		return err
@@ -60,14 +116,22 @@ func (r *run) gate(ctx context.Context, root *os.Root) error {
 	if r.facts.BootLoader != "grub" {
 		return nil
 	}
-	menu, err := readFile(root, "boot/grub/grub.cfg", 16<<20)
+	menu, err := readFile(root, grubMenu, maxMenu)
 	if err != nil {
 		return failed("its boot menu cannot be read: %v", err)
 	}
-	return checkMenu(string(menu), newest, r.facts.RootUUID)
+	for _, v := range kernels {
+		if v != newest && slices.Contains(r.facts.Kernels, v) && !strings.Contains(oldMenu, "/vmlinuz-"+v) {
+			continue
+		}
+		if err := checkMenu(string(menu), v, r.facts.RootUUID); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// checkMenu holds the boot menu against the disk: a line that boots the newest kernel, and no line
+// checkMenu holds the boot menu against the disk: a line that boots the kernel, and no line
 // that names the root by a device, which is another one wherever the image starts.
 func checkMenu(menu, kernel, uuid string) error {
 	found := false
@@ -90,7 +154,7 @@ func checkMenu(menu, kernel, uuid string) error {
 		}
 	}
 	if !found {
-		return failed("the boot menu does not name the newest kernel %s", kernel)
+		return failed("the boot menu does not name the kernel %s", kernel)
 	}
 	return nil
 }
@@ -101,7 +165,7 @@ func (r *run) trim(ctx context.Context) error {
 	if err := r.mount.Unmount(ctx); err != nil {
 		return err
 	}
-	if err := r.mountWith(ctx, withJournal); err != nil {
+	if err := r.mountWith(ctx, r.withJournal()); err != nil {
 		return err
 	}
 	return r.inRoot(trimRoot)
@@ -120,35 +184,4 @@ func trimRoot(root *os.Root) error {
 		return errs.Wrap(errno, errs.Internal, CodeGate, "the image's file system cannot be trimmed")
 	}
 	return nil
-}
-
-// checkFileSystem runs e2fsck on the unmounted copy, without changing it.
-func (r *run) checkFileSystem(ctx context.Context) error {
-	if !strings.HasPrefix(r.facts.FileSystem, "ext") {
-		return nil
-	}
-	ctx, stop := context.WithTimeout(ctx, min(r.cfg.Timeout, 30*time.Minute))
-	defer stop()
-	cmd := exec.CommandContext(ctx, "e2fsck", "-f", "-n", fmt.Sprintf("%s?offset=%d", r.raw, r.root.Start))
-	cmd.Env = []string{"PATH=/usr/sbin:/sbin:/usr/bin:/bin", "LC_ALL=C.UTF-8"}
-	if path, err := exec.LookPath("/usr/sbin/e2fsck"); err == nil {
-		cmd.Path, cmd.Err = path, nil
-	}
-	var out tailBuffer
-	cmd.Stdout, cmd.Stderr = io.MultiWriter(r.log, &out), io.MultiWriter(r.log, &out)
-	cmd.WaitDelay = 5 * time.Second
-	err := disk.StartTied(cmd)
-	if err == nil {
-		err = cmd.Wait()
-	}
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case errors.As(err, &exit):
-		return failed("its file system has errors: %.500q", out.String())
-	}
-	return errs.Wrap(err, errs.Unavailable, CodeGate, "e2fsck cannot be started; install e2fsprogs")
 }

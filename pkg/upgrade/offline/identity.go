@@ -18,9 +18,11 @@ import (
 var identityFiles = []string{
 	"etc/machine-id", "var/lib/dbus/machine-id", "etc/hostname", "etc/hosts", "etc/mailname", "etc/resolv.conf",
 	"var/lib/systemd/random-seed", "var/lib/systemd/credential.secret", "etc/ssl/certs/ssl-cert-snakeoil.pem", "etc/ssl/private/ssl-cert-snakeoil.key",
+	"etc/apt/sources.list", "etc/apt/auth.conf",
 }
 
-const hostKeys = "etc/ssh/ssh_host_*"
+// identityPatterns are the same for files of any name: host keys, and where the image's owner takes packages from.
+var identityPatterns = []string{"etc/ssh/ssh_host_*", "etc/apt/sources.list.d/*", "etc/apt/auth.conf.d/*"}
 
 // maxIdentity bounds one such file, in bytes.
 const maxIdentity = 1 << 20
@@ -37,18 +39,22 @@ type keptFile struct {
 }
 
 func identityNames(root *os.Root) ([]string, error) {
-	keys, err := fs.Glob(root.FS(), hostKeys)
-	if err != nil {
-		return nil, err
+	names := slices.Clone(identityFiles)
+	for _, pattern := range identityPatterns {
+		found, err := fs.Glob(root.FS(), pattern)
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, found...)
 	}
-	return append(slices.Clone(identityFiles), keys...), nil
+	return names, nil
 }
 
 // keepIdentity reads the files that the upgrade must leave as they are.
 func keepIdentity(root *os.Root) (identity, error) {
 	names, err := identityNames(root)
 	if err != nil {
-		return nil, unreadable(err, hostKeys)
+		return nil, unreadable(err, "etc")
 	}
 	kept := identity{}
 	for _, name := range names {
@@ -93,7 +99,7 @@ func (f keptFile) equal(o keptFile) bool {
 func (kept identity) restore(root *os.Root) error {
 	names, err := identityNames(root)
 	if err != nil {
-		return unreadable(err, hostKeys)
+		return unreadable(err, "etc")
 	}
 	for name := range kept {
 		if !slices.Contains(names, name) {

@@ -28,6 +28,31 @@ var (
 	fleeting = []string{"tmpfs", "ramfs", "proc", "sysfs", "devpts", "swap", "efivarfs"}
 )
 
+// folders are those that Kiln reads and writes by name. As a link one of them would lead somewhere else than the package
+// manager inside means, or out of the image.
+var folders = []string{"etc", "etc/apt", "usr", "usr/sbin", "var", "var/lib", "var/lib/dpkg", "var/lib/dpkg/info", "boot", "root", "home"}
+
+// checkFolders refuses an image in which one of those is no folder; it may be missing.
+func checkFolders(root *os.Root) error {
+	for _, name := range folders {
+		info, err := root.Lstat(name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return cannotRead(err, name)
+		case info.Mode()&fs.ModeSymlink != 0:
+			target, err := root.Readlink(name)
+			if err != nil {
+				return cannotRead(err, name)
+			}
+			return errs.New(errs.Invalid, CodeLayout, "/%s of the image is a symbolic link to %.200q: an image like that cannot be upgraded offline", name, target)
+		case !info.IsDir():
+			return errs.New(errs.Invalid, CodeLayout, "/%s of the image is no folder", name)
+		}
+	}
+	return nil
+}
+
 // checkLayout refuses an image whose packages have files on another file system than the root, which alone is
 // mounted here: they would be upgraded below the mount point, and the image would boot with the old ones.
 func (r *run) checkLayout(root *os.Root) error {

@@ -23,6 +23,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/log"
 	"github.com/kiln-cloud/kiln/pkg/sandbox"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
+	"github.com/kiln-cloud/kiln/pkg/upgrade/offline/pool"
 )
 
 // Codes of the errors that Upgrade gives beside those of pkg/disk, pkg/sandbox and inspect.
@@ -33,6 +34,10 @@ const (
 	CodeMirror   = "kiln.upgrade.mirror"    // packages could not be fetched
 	CodePackages = "kiln.upgrade.packages"  // apt or dpkg failed inside the image
 	CodeGate     = "kiln.upgrade.gate"      // the upgraded image failed a check
+
+	CodeConffiles = "kiln.upgrade.conffiles"     // owner and packages both changed configuration files, and the policy is to fail
+	CodeRunning   = "kiln.upgrade.needs_running" // packages need a running system, and the policy is to give them one
+	CodeSignature = "kiln.upgrade.signature"     // a repository that is not signed by a trusted key, or whose signature is too old
 )
 
 // Config says with what upgrades are made. Proxy is needed; it must serve the mirrors of the requests.
@@ -40,7 +45,13 @@ type Config struct {
 	Proxy   *mirror.Proxy
 	Keyring string        // trusted for all suites; default deb.DefaultKeyring
 	Timeout time.Duration // of each command in the image; default 1 hour
-	Log     logrus.FieldLogger
+	// Classify tells what the maintainer scripts of the package file at an address need, and what in them says so. nil:
+	// all are taken to be safe.
+	Classify func(ctx context.Context, uri string) (upgrade.Script, string, error)
+	// CacheDir keeps what upgrades can use again: records of changes that a batch shares. "": nothing is kept.
+	CacheDir string
+	Caches   Caches // of what is the same for many images; its zero value has none
+	Log      logrus.FieldLogger
 }
 
 // Executor makes upgrades. It implements upgrade.Upgrader; its methods may run at the same time.
@@ -78,27 +89,49 @@ type run struct {
 	session *disk.Session
 	mount   *disk.Mount
 	before  []deb.Package
+	touched bool          // by a record, or by the recording: a failure may come from that
+	pinned  []deb.Package // packages that must stay as they are; without a version: must not come
 	plan    plan
+	stocked *pool.Plan // the repository of the plan's packages; nil where apt fetches them itself
+	ready   bool       // apt is to read it
+	short   shortage
 }
 
 // Upgrade makes a new image with all packages that the suites of the request offer, or reports that
 // there are none. The original is only read. Whatever goes wrong, nothing stays mounted and there is
 // no output file; after a kill -9 the work folder alone is left, for disk.Sweep.
 func (e *Executor) Upgrade(ctx context.Context, req upgrade.Request) (upgrade.Report, error) {
-	r := &run{cfg: e.cfg, req: req, log: req.Log, proxy: e.cfg.Proxy.View()}
-	r.report.Packages, r.report.CVEs, r.report.Held = []upgrade.PackageChange{}, []string{}, []string{}
-	if r.log == nil {
-		r.log = io.Discard
-	}
 	if err := checkRequest(req); err != nil {
 		return upgrade.Report{}, err
 	}
+	r := e.newRun(req)
 	err := r.all(ctx)
+	if err != nil && r.touched && ctx.Err() == nil {
+		// What was shared may be the reason. The package manager alone decides whether the image can be upgraded.
+		e.cfg.Log.WithError(err).Warn("an upgrade with shared changes failed: it begins again without them")
+		fetched := r.proxy
+		alone := req
+		alone.Share = nil
+		r = e.newRun(alone)
+		r.proxy = fetched
+		r.report.Record = "failed with the shared changes: " + err.Error()
+		err = r.all(ctx)
+	}
 	r.report.Downloaded = r.proxy.Stats().BytesUpstream
 	if err != nil {
 		return upgrade.Report{Steps: r.report.Steps, Downloaded: r.report.Downloaded}, err
 	}
 	return r.report, nil
+}
+
+func (e *Executor) newRun(req upgrade.Request) *run {
+	r := &run{cfg: e.cfg, req: req, log: req.Log, proxy: e.cfg.Proxy.View()}
+	r.report.Packages, r.report.CVEs, r.report.Held = []upgrade.PackageChange{}, []string{}, []string{}
+	r.report.Conffiles, r.report.Strays, r.report.Setuid, r.report.Scripts = []upgrade.Conffile{}, []upgrade.Stray{}, []string{}, []upgrade.Ran{}
+	if r.log == nil {
+		r.log = io.Discard
+	}
+	return r
 }
 
 func (r *run) all(ctx context.Context) (err error) {
@@ -108,7 +141,7 @@ func (r *run) all(ctx context.Context) (err error) {
 	if r.work, err = disk.NewWork(r.req.WorkDir); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.work.Close()) }()
+	defer func() { err = errors.Join(err, r.closeStock(), r.work.Close()) }()
 	r.raw = filepath.Join(r.work.Path, "disk.raw")
 	if err := r.step(ctx, "copy", r.copyOriginal); err != nil {
 		return err
@@ -131,7 +164,13 @@ func (r *run) mounted(ctx context.Context) (err error) {
 	if err := r.mountRoot(ctx); err != nil {
 		return err
 	}
-	if err := r.inRoot(func(root *os.Root) error { return r.planAndChange(ctx, root) }); err != nil || r.report.Unchanged {
+	if err := r.inRoot(func(root *os.Root) error { return r.planAll(ctx, root) }); err != nil || r.report.Unchanged {
+		return err
+	}
+	if err := r.makeRoom(ctx); err != nil {
+		return err
+	}
+	if err := r.inRoot(func(root *os.Root) error { return r.change(ctx, root) }); err != nil {
 		return err
 	}
 	return r.step(ctx, "trim", r.trim)
@@ -146,8 +185,11 @@ func (r *run) inRoot(f func(*os.Root) error) error {
 	return errors.Join(f(root), root.Close())
 }
 
-// planAndChange ends early with an unchanged report where nothing is pending.
-func (r *run) planAndChange(ctx context.Context, root *os.Root) (err error) {
+// planAll finds out what is to be done, and changes nothing.
+func (r *run) planAll(ctx context.Context, root *os.Root) (err error) {
+	if err := checkFolders(root); err != nil {
+		return err
+	}
 	if r.before, err = readStatus(root); err != nil {
 		return err
 	}
@@ -157,10 +199,7 @@ func (r *run) planAndChange(ctx context.Context, root *os.Root) (err error) {
 	if err := r.step(ctx, "lists", func(ctx context.Context) error { return r.fetchLists(ctx, root) }); err != nil {
 		return err
 	}
-	if err := r.step(ctx, "plan", func(ctx context.Context) error { return r.makePlan(ctx, root) }); err != nil || r.report.Unchanged {
-		return err
-	}
-	return r.change(ctx, root)
+	return r.step(ctx, "plan", func(ctx context.Context) error { return r.makePlan(ctx, root) })
 }
 
 // mountRoot mounts the copy. What counts is on the disk after the unmount, or the copy is thrown away: so there
@@ -172,10 +211,16 @@ func (r *run) mountRoot(ctx context.Context) error {
 			return err
 		}
 	}
-	return r.mountWith(ctx, withJournal)
+	return r.mountWith(ctx, r.withJournal())
 }
 
-const withJournal = "noatime,nobarrier"
+// withJournal are the options for a mount that keeps the file system whole by itself. xfs knows no barriers any more.
+func (r *run) withJournal() string {
+	if r.facts.FileSystem == "xfs" {
+		return "noatime"
+	}
+	return "noatime,nobarrier"
+}
 
 func (r *run) mountWith(ctx context.Context, options string) (err error) {
 	r.mount, err = r.session.MountRaw(ctx, r.raw, r.root.Start, r.root.Length, r.facts.FileSystem, options)
@@ -184,8 +229,14 @@ func (r *run) mountWith(ctx context.Context, options string) (err error) {
 
 // change upgrades the packages and puts back what must not change.
 func (r *run) change(ctx context.Context, root *os.Root) error {
-	kept, err := keepIdentity(root)
+	old, err := r.remember(ctx, root)
 	if err != nil {
+		return err
+	}
+	if err := r.refuseConffiles(ctx, old.conffiles); err != nil {
+		return err
+	}
+	if err := r.step(ctx, "store", r.stock); err != nil {
 		return err
 	}
 	if err := r.step(ctx, "packages", func(ctx context.Context) error { return r.upgradePackages(ctx, root) }); err != nil {
@@ -194,10 +245,10 @@ func (r *run) change(ctx context.Context, root *os.Root) error {
 	if err := r.step(ctx, "boot", func(ctx context.Context) error { return r.finishBoot(ctx, root) }); err != nil {
 		return err
 	}
-	if err := kept.restore(root); err != nil {
+	if err := old.identity.restore(root); err != nil {
 		return err
 	}
-	if err := r.step(ctx, "check packages", func(ctx context.Context) error { return r.gate(ctx, root) }); err != nil {
+	if err := r.step(ctx, "check packages", func(ctx context.Context) error { return r.gate(ctx, root, old) }); err != nil {
 		return err
 	}
 	return r.step(ctx, "changes", func(ctx context.Context) error { return r.findChanges(ctx, root) })
@@ -266,11 +317,17 @@ func (r *run) writeResult(ctx context.Context) error {
 
 // inImage runs a command inside the image.
 func (r *run) inImage(ctx context.Context, out io.Writer, spec sandbox.Spec) error {
-	spec.Session, spec.Rootfs = r.session, r.mount.Path()
+	return r.inTree(ctx, r.mount, out, spec)
+}
+
+// inTree runs a command in the image or in a layer above it.
+func (r *run) inTree(ctx context.Context, tree *disk.Mount, out io.Writer, spec sandbox.Spec) error {
+	spec.Session, spec.Rootfs = r.session, tree.Path()
 	spec.Stdout = out
 	spec.NoSync = true
 	spec.Limits.Time = r.cfg.Timeout
 	spec.Binds = append(spec.Binds, sandbox.Bind{Source: r.control(), Target: controlInside})
-	spec.Env = append(spec.Env, "NEEDRESTART_SUSPEND=1", "APT_LISTCHANGES_FRONTEND=none", "UCF_FORCE_CONFFOLD=1", "DEBIAN_PRIORITY=critical")
+	spec.Binds = append(spec.Binds, r.stockBinds()...)
+	spec.Env = append(spec.Env, "NEEDRESTART_SUSPEND=1", "APT_LISTCHANGES_FRONTEND=none", ucfVariable(r.req.Policy), "DEBIAN_PRIORITY=critical")
 	return sandbox.Run(ctx, spec)
 }

@@ -401,6 +401,12 @@ func TestLayoutsThatAreRefused(t *testing.T) {
 // edited copies an image and changes files in it.
 func edited(t *testing.T, original string, edit func(*os.Root) error) string {
 	t.Helper()
+	return editedPart(t, original, partLength, edit)
+}
+
+// editedPart is edited for a root partition of another length.
+func editedPart(t *testing.T, original string, length int64, edit func(*os.Root) error) string {
+	t.Helper()
 	dir := t.TempDir()
 	image := disk.Image{Path: filepath.Join(dir, "edited.raw"), Format: "raw"}
 	if err := disk.Convert(t.Context(), disk.Image{Path: original, Format: "raw"}, image, nil); err != nil {
@@ -410,7 +416,7 @@ func edited(t *testing.T, original string, edit func(*os.Root) error) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := s.MountRaw(t.Context(), image.Path, partStart, partLength, "ext4", "")
+	m, err := s.MountRaw(t.Context(), image.Path, partStart, length, "ext4", "")
 	if err != nil {
 		t.Fatal(err)
 	}

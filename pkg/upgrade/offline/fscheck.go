@@ -1,0 +1,63 @@
+package offline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/kiln-cloud/kiln/pkg/disk"
+	"github.com/kiln-cloud/kiln/pkg/errs"
+)
+
+// checkers are the programs that check a file system without changing it, by its kind, with their Debian package.
+var checkers = map[string]struct {
+	pkg  string
+	args []string
+}{
+	"ext":   {"e2fsprogs", []string{"/usr/sbin/e2fsck", "-f", "-n"}},
+	"xfs":   {"xfsprogs", []string{"/usr/sbin/xfs_repair", "-n"}},
+	"btrfs": {"btrfs-progs", []string{"/usr/bin/btrfs", "check", "--readonly"}},
+}
+
+// checkFileSystem checks the unmounted copy, without changing it.
+func (r *run) checkFileSystem(ctx context.Context) error {
+	kind := strings.TrimRight(r.facts.FileSystem, "234") // ext
+	checker, ok := checkers[kind]
+	if !ok {
+		return failed("Kiln cannot check a %s file system", r.facts.FileSystem)
+	}
+	ctx, stop := context.WithTimeout(ctx, min(r.cfg.Timeout, 30*time.Minute))
+	defer stop()
+	where := fmt.Sprintf("%s?offset=%d", r.raw, r.root.Start)
+	if kind != "ext" { // only e2fsck knows where in a file to look
+		device, err := disk.AttachLoop(r.raw, r.root.Start, r.root.Length, true)
+		if err != nil {
+			return err
+		}
+		defer device.Close() //nolint:errcheck // its last user frees the device
+		where = device.Name()
+	}
+	cmd := exec.CommandContext(ctx, checker.args[0], append(checker.args[1:len(checker.args):len(checker.args)], where)...)
+	cmd.Env = []string{"PATH=/usr/sbin:/sbin:/usr/bin:/bin", "LC_ALL=C.UTF-8"}
+	var out tailBuffer
+	cmd.Stdout, cmd.Stderr = io.MultiWriter(r.log, &out), io.MultiWriter(r.log, &out)
+	cmd.WaitDelay = 5 * time.Second
+	err := disk.StartTied(cmd)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.As(err, &exit):
+		return failed("its file system has errors: %.500q", out.String())
+	}
+	return errs.Wrap(err, errs.Unavailable, CodeGate, "the %s file system cannot be checked; install %s", r.facts.FileSystem, checker.pkg)
+}
