@@ -20,20 +20,21 @@ type Kind string
 
 // The kinds of jobs.
 const (
-	SyncSource Kind = "source.sync"      // worker: read the recipes of a git source
-	Build      Kind = "build"            // worker: recipe to published image
-	Plan       Kind = "plan"             // worker: what a build would do
-	Lock       Kind = "lock"             // worker: pin the packages of a recipe
-	Inspect    Kind = "inspect"          // worker: facts of a Glance image
-	Advisories Kind = "advisory.refresh" // worker: read the repositories' published fixes
-	Upgrade    Kind = "upgrade"          // worker: a new version, offline
-	WarmUp     Kind = "warmup"           // agent of a cluster: a verified copy in the cluster's store
-	Plant      Kind = "plant"            // agent of a node: a copy in Nova's image cache
-	Place      Kind = "place"            // engine: start a workload on a node
-	Remove     Kind = "remove"           // engine: delete a workload
-	Evict      Kind = "evict"            // agent: remove a copy
-	Settle     Kind = "family.settle"    // engine: show, hide and bar images in Glance as the catalog says
-	Retain     Kind = "family.retention" // engine: delete the versions that nothing keeps
+	SyncSource  Kind = "source.sync"      // worker: read the recipes of a git source
+	Build       Kind = "build"            // worker: recipe to published image
+	Plan        Kind = "plan"             // worker: what a build would do
+	Lock        Kind = "lock"             // worker: pin the packages of a recipe
+	Inspect     Kind = "inspect"          // worker: facts of a Glance image
+	Advisories  Kind = "advisory.refresh" // worker: read the repositories' published fixes
+	Upgrade     Kind = "upgrade"          // worker: a new version, offline
+	UpgradePlan Kind = "upgrade.plan"     // worker: what upgrades would do
+	WarmUp      Kind = "warmup"           // agent of a cluster: a verified copy in the cluster's store
+	Plant       Kind = "plant"            // agent of a node: a copy in Nova's image cache
+	Place       Kind = "place"            // engine: start a workload on a node
+	Remove      Kind = "remove"           // engine: delete a workload
+	Evict       Kind = "evict"            // agent: remove a copy
+	Settle      Kind = "family.settle"    // engine: show, hide and bar images in Glance as the catalog says
+	Retain      Kind = "family.retention" // engine: delete the versions that nothing keeps
 )
 
 // Queue says who runs a job: "worker", "engine", "cluster.<name>" (any agent of it) or "node.<name>".

@@ -51,6 +51,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.DB) {
 		"RepositoryPushes":   testRepositoryPushesAtOnce,
 		"SourcesThatAreDue":  testSourcesThatAreDue,
 		"BuildsAndUpgrades":  testBuildsAndUpgrades,
+		"UpgradePlans":       testPlans,
 		"Advisories":         testAdvisories,
 		"Gaps":               testGaps,
 		"Findings":           testFindings,

@@ -381,6 +381,26 @@ CREATE TABLE IF NOT EXISTS `upgrade_policies` (
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
 
 CREATE TABLE IF NOT EXISTS `documents` (
+CREATE TABLE IF NOT EXISTS `upgrade_plans` (
+  `image_id` VARCHAR(64) NOT NULL,
+  `project_id` VARCHAR(64) NOT NULL,
+  `release` VARCHAR(64) NOT NULL,
+  `architecture` VARCHAR(64) NOT NULL,
+  `policy` LONGTEXT NULL,
+  `changes` LONGTEXT NULL,
+  `held` LONGTEXT NULL,
+  `cves` LONGTEXT NULL,
+  `download_bytes` BIGINT NOT NULL,
+  `grows_bytes` BIGINT NOT NULL,
+  `kernel` BOOLEAN NOT NULL,
+  `boot_loader` BOOLEAN NOT NULL,
+  `refused` MEDIUMTEXT NOT NULL,
+  `group` VARCHAR(128) NOT NULL,
+  `created_at` DATETIME(6) NOT NULL,
+  PRIMARY KEY (`image_id`),
+  KEY `upgrade_plans_project` (`project_id`, `created_at`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
+
   `image_id` VARCHAR(64) NOT NULL,
   `kind` VARCHAR(32) NOT NULL,
   `media_type` VARCHAR(255) NOT NULL,

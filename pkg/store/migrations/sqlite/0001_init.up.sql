@@ -379,6 +379,26 @@ CREATE TABLE IF NOT EXISTS `upgrade_policies` (
 CREATE UNIQUE INDEX IF NOT EXISTS `upgrade_policies_name` ON `upgrade_policies` (`project_id`, `name`);
 
 CREATE TABLE IF NOT EXISTS `documents` (
+CREATE TABLE IF NOT EXISTS `upgrade_plans` (
+  `image_id` TEXT NOT NULL,
+  `project_id` TEXT NOT NULL,
+  `release` TEXT NOT NULL,
+  `architecture` TEXT NOT NULL,
+  `policy` TEXT,
+  `changes` TEXT,
+  `held` TEXT,
+  `cves` TEXT,
+  `download_bytes` INTEGER NOT NULL,
+  `grows_bytes` INTEGER NOT NULL,
+  `kernel` INTEGER NOT NULL,
+  `boot_loader` INTEGER NOT NULL,
+  `refused` TEXT NOT NULL,
+  `group` TEXT NOT NULL,
+  `created_at` TEXT NOT NULL,
+  PRIMARY KEY (`image_id`)
+);
+CREATE INDEX IF NOT EXISTS `upgrade_plans_project` ON `upgrade_plans` (`project_id`, `created_at`);
+
   `image_id` TEXT NOT NULL,
   `kind` TEXT NOT NULL,
   `media_type` TEXT NOT NULL,
