@@ -65,11 +65,7 @@ func (s *Service) FindImage(ctx context.Context, id string) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
-	i = Image{ID: g.ID, ProjectID: g.Owner, Name: g.Name, State: Waiting, Size: g.Size, CreatedAt: g.CreatedAt.UTC(), UpdatedAt: s.Now().UTC()}
-	if g.HashAlgo != "" && g.HashValue != "" {
-		i.Digest = g.HashAlgo + ":" + g.HashValue
-	}
-	return i, nil
+	return ImageOf(g, s.Now()), nil
 }
 
 // imageLister is a Glance that can be asked for more than one image.
@@ -111,6 +107,9 @@ type Inspecting struct {
 
 // Inspect starts reading the disk of an image, which Kiln keeps from then on. What was known stays until then.
 func (s *Service) Inspect(ctx context.Context, by job.By, i Image) (Inspecting, error) {
+	if i.State == Gone {
+		return Inspecting{}, errs.New(errs.Conflict, "kiln.image.deleted", "image %s was deleted in Glance", i.ID)
+	}
 	out := Inspecting{Image: i}
 	err := s.Tx.InTx(ctx, func(ctx context.Context) error {
 		i.State, i.Reason, i.UpdatedAt = Waiting, "", s.Now().UTC()

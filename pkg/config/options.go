@@ -17,6 +17,7 @@ type Config struct {
 	Engine        Engine        `group:"engine"`
 	Worker        Worker        `group:"worker"`
 	Build         Build         `group:"build"`
+	Collect       Collect       `group:"collect"`
 	Upgrade       Upgrade       `group:"upgrade"`
 	Life          Life          `group:"life"`
 	Agent         Agent         `group:"agent"`
@@ -126,6 +127,20 @@ type Build struct {
 	QuarFlavor  string        `opt:"quarantine_flavor" help:"Flavor (id or name) of these servers."`
 	QuarNetwork string        `opt:"quarantine_network" help:"Network (id) of these servers; none where left out."`
 	QuarZone    string        `opt:"quarantine_zone" help:"Availability zone of these servers; Nova's default where left out."`
+}
+
+// Collect is the section [collect]: which images of the cloud Kiln reads, and how.
+type Collect struct {
+	All        bool          `opt:"all" default:"true" help:"Read every image of the cloud. With false, those that one of visibility, owners, shared_with and tags names. Kiln's own images are always read."`
+	Visibility []string      `opt:"visibility" help:"Read images of these kinds: public, community, shared, private."`
+	Owners     []string      `opt:"owners" help:"Read the images of these projects (ids)."`
+	SharedWith []string      `opt:"shared_with" help:"Read the images that are shared with these projects (ids). Glance is asked for the members of each shared image that nothing else names."`
+	Tags       []string      `opt:"tags" help:"Read the images that have one of these tags."`
+	Interval   time.Duration `opt:"interval" default:"600" help:"Seconds between two sweeps over Glance's images, which find what notifications lost; 0 leaves it to the notifications."`
+	Open       int           `opt:"open" default:"100" min:"1" max:"10000" help:"Inspections that may be open before a sweep starts no more of them."`
+	Remote     bool          `opt:"remote" default:"true" help:"Workers read the parts of an image that they need from where it is; with false they fetch the whole image."`
+	CephConf   string        `opt:"ceph_conf" default:"/etc/ceph/ceph.conf" help:"Ceph's configuration file on the workers, for ceph_user."`
+	CephUser   string        `opt:"ceph_user" help:"cephx user without client. that may read Glance's pool (profile rbd-read-only): workers then read the images in it from Ceph. By HTTP where left out."`
 }
 
 // Upgrade is the section [upgrade].

@@ -38,6 +38,7 @@ func (p *Parts) Engine() Loop {
 			RetentionEvery:    p.Config.Life.RetentionInterval,
 			DeactivateRevoked: p.Config.Life.DeactivateRevoked,
 		},
+		Collect: p.collect(),
 	})
 	r := p.runner([]job.Queue{job.EngineQueue}, e.Handlers(), p.Config.Engine.Parallel)
 	return func(ctx context.Context) error {
@@ -45,9 +46,18 @@ func (p *Parts) Engine() Loop {
 			return err
 		}
 		return Serve(ctx, e.Serve, r.Serve, p.notices(e), engine.Every(p.Config.Engine.TriggerInterval, "triggers", p.Log, p.watch().Round),
-			engine.Every(sourcesEvery, "sources", p.Log, p.pullSources),
+			engine.Every(sourcesEvery, "sources", p.Log, p.pullSources), p.sweep(e),
 			engine.Every(p.Config.Engine.CampaignInterval, "campaigns", p.Log, p.campaigns().Round))
 	}
+}
+
+// sweep finds the images that no notification told of.
+func (p *Parts) sweep(e *engine.Engine) Loop {
+	every := p.Config.Collect.Interval
+	if every <= 0 {
+		return func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+	}
+	return engine.Every(every, "images", p.Log, e.Sweep)
 }
 
 // sourcesEvery is how often is looked for sources that are due; their own intervals are longer.

@@ -95,7 +95,7 @@ func (p *Parts) workerDeps() (worker.Deps, error) {
 	}
 	git, hosted := gitsource.Fetcher{AllowLocal: c.LocalSources, SSHKey: c.SourceKey, KnownHosts: c.SourceHosts}, gitsource.Hosted{Store: p.DB, Limits: p.hostedLimits()}
 	return worker.Deps{
-		Store: p.DB, Glance: p.Glance, Builders: builders, Booter: booter, Outputs: output.Maker{}, Indexes: indexes, Inspect: inspectFile, Manifest: manifestFile, Signer: signer,
+		Store: p.DB, Glance: p.Glance, Builders: builders, Booter: booter, Outputs: output.Maker{}, Indexes: indexes, Inspect: inspectFile, InspectAt: inspect.Read, Remotes: p.remotes(), Manifest: manifestFile, Signer: signer,
 		Upgrader: offline.New(offline.Config{Proxy: proxy, Keyring: c.Keyring, Log: p.Log}),
 		Suites:   suites{mirrors, p.Config.Upgrade.Suites},
 		Fetch: func(ctx context.Context, url, ref, dir string) (worker.Checkout, error) {

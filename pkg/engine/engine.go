@@ -48,6 +48,7 @@ type Deps struct {
 	PollEvery    time.Duration // how often a server or container is asked for its state
 	Users        []ImageUsers  // who is asked before retention deletes an image
 	Life         Life
+	Collect      Collect
 	Now          func() time.Time
 	Log          logrus.FieldLogger
 }

@@ -179,6 +179,11 @@ func (e *Engine) buried(ctx context.Context, by job.By, v catalog.Version) error
 		if err := e.Store.UpdateVersion(ctx, v, catalog.Deleting); err != nil {
 			return err
 		}
+		for _, id := range v.Images() {
+			if err := e.bury(ctx, id, v.ProjectID); err != nil {
+				return err
+			}
+		}
 		return e.desk().Tell(ctx, by, "version.deleted", "families/"+string(v.Family)+"/versions/"+v.Name, v.ProjectID, v)
 	})
 }

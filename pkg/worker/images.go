@@ -36,14 +36,21 @@ func (c *imageCache) get(ctx context.Context, r *job.Run, g catalog.GlanceImage)
 		}
 		return "", errs.New(kind, "kiln.image.not_active", "image %s is %s in Glance, not active", g.ID, g.Status)
 	}
-	path := c.path(g)
-	if info, err := os.Stat(path); err == nil && info.Size() == g.Size {
-		now := time.Now() // young again, so that the trim of another job does not take it while this one reads
-		if err := os.Chtimes(path, now, now); !os.IsNotExist(err) {
-			return path, err
-		}
+	if path, ok := c.has(g); ok {
+		return path, nil
 	}
+	path := c.path(g)
 	return path, c.fetch(ctx, r, g, path)
+}
+
+// has gives the path of the image's bytes where they are here.
+func (c *imageCache) has(g catalog.GlanceImage) (string, bool) {
+	path := c.path(g)
+	if info, err := os.Stat(path); err != nil || info.Size() != g.Size || g.Size == 0 {
+		return "", false
+	}
+	now := time.Now() // young again, so that the trim of another job does not take it while this one reads
+	return path, os.Chtimes(path, now, now) == nil
 }
 
 // fetch downloads the image in a work folder of its own, so that what a killed worker leaves is swept, and names the

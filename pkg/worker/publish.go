@@ -328,13 +328,8 @@ func (d Deps) versions(ctx context.Context, familyID string, state catalog.Versi
 }
 
 func imageRow(g catalog.GlanceImage, projectID string, facts *catalog.Facts, now time.Time) catalog.Image {
-	row := catalog.Image{
-		ID: g.ID, ProjectID: projectID, Name: g.Name, State: catalog.Waiting, Size: g.Size, Facts: facts,
-		CreatedAt: g.CreatedAt, UpdatedAt: now,
-	}
-	if g.HashValue != "" {
-		row.Digest = g.HashAlgo + ":" + g.HashValue
-	}
+	row := catalog.ImageOf(g, now)
+	row.ProjectID, row.Facts, row.FactsVersion = projectID, facts, catalog.FactsVersion
 	if facts != nil {
 		row.State = catalog.Inspected
 	}
