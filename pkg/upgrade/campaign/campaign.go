@@ -92,6 +92,7 @@ type Campaign struct {
 	SpentSeconds      int64          `json:"spent_seconds"` // of the images that have had their upgrade, each for itself
 	HotfixBy          *time.Time     `json:"hotfix_by"`     // when every image shall have the fix
 	Promise           Promise        `json:"promise"`
+	Overtime          bool           `json:"overtime"` // it goes on outside its hours, because of the promise
 	PlanJobID         string         `json:"plan_job_id"`
 	UserID            string         `json:"user_id"`
 	RequestID         string         `json:"request_id"`

@@ -44,7 +44,7 @@ func (c Campaign) mayStart(now time.Time) (ok bool, overtime bool, why string) {
 	next := hours.Next(now)
 	if c.HotfixBy != nil {
 		latest := c.HotfixBy.Add(-reserve(c.left()))
-		if !now.Before(latest) {
+		if c.Overtime || !now.Before(latest) {
 			return true, true, ""
 		}
 		if next.IsZero() || latest.Before(next) {

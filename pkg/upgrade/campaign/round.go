@@ -218,14 +218,15 @@ func (t *turn) judge(ctx context.Context) error {
 		t.tells("waiting")
 	case !ok:
 		c.Reason = why
-	case c.State == Waiting || overtime && c.Reason == "":
+	case c.State == Waiting || overtime && !c.Overtime:
 		c.State, c.Reason = Running, ""
 		if overtime {
+			c.Overtime = true
 			c.Reason = "runs outside its hours, because the fix was promised by " + told(*c.HotfixBy)
 		}
 		t.tells("running")
 	case !overtime:
-		c.Reason = ""
+		c.Reason = "" // its hours have come
 	}
 	return nil
 }

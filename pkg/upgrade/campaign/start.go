@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/kiln-cloud/kiln/pkg/catalog"
 	"github.com/kiln-cloud/kiln/pkg/errs"
@@ -49,6 +50,9 @@ func (t *turn) plan(ctx context.Context) error {
 	return nil
 }
 
+// planAge is how much older than a campaign a plan may be that is used for it: clocks differ.
+const planAge = 10 * time.Minute
+
 // plans are those that were made for this campaign.
 func (t *turn) plans(ctx context.Context) ([]upgrade.Plan, error) {
 	var out []upgrade.Plan
@@ -62,7 +66,7 @@ func (t *turn) plans(ctx context.Context) ([]upgrade.Plan, error) {
 		}
 		p, err := t.Planner.FindPlan(ctx, i.ImageID)
 		switch {
-		case errs.Is(err, errs.NotFound), err == nil && p.Policy != t.c.Policy:
+		case errs.Is(err, errs.NotFound), err == nil && (p.Policy != t.c.Policy || p.CreatedAt.Before(t.c.CreatedAt.Add(-planAge))):
 			continue // not planned: it is upgraded by itself
 		case err != nil:
 			return nil, err

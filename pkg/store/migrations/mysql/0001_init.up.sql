@@ -314,6 +314,7 @@ CREATE TABLE IF NOT EXISTS `campaigns` (
   `spent_seconds` BIGINT NOT NULL,
   `hotfix_by` DATETIME(6) NULL,
   `promise` VARCHAR(32) NOT NULL,
+  `overtime` BOOLEAN NOT NULL,
   `plan_job_id` VARCHAR(64) NOT NULL,
   `user_id` VARCHAR(64) NOT NULL,
   `request_id` VARCHAR(64) NOT NULL,
@@ -380,7 +381,6 @@ CREATE TABLE IF NOT EXISTS `upgrade_policies` (
   UNIQUE KEY `upgrade_policies_name` (`project_id`, `name`)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
 
-CREATE TABLE IF NOT EXISTS `documents` (
 CREATE TABLE IF NOT EXISTS `upgrade_plans` (
   `image_id` VARCHAR(64) NOT NULL,
   `project_id` VARCHAR(64) NOT NULL,
@@ -401,6 +401,7 @@ CREATE TABLE IF NOT EXISTS `upgrade_plans` (
   KEY `upgrade_plans_project` (`project_id`, `created_at`)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin;
 
+CREATE TABLE IF NOT EXISTS `documents` (
   `image_id` VARCHAR(64) NOT NULL,
   `kind` VARCHAR(32) NOT NULL,
   `media_type` VARCHAR(255) NOT NULL,

@@ -312,6 +312,7 @@ CREATE TABLE IF NOT EXISTS `campaigns` (
   `spent_seconds` INTEGER NOT NULL,
   `hotfix_by` TEXT,
   `promise` TEXT NOT NULL,
+  `overtime` INTEGER NOT NULL,
   `plan_job_id` TEXT NOT NULL,
   `user_id` TEXT NOT NULL,
   `request_id` TEXT NOT NULL,
@@ -378,7 +379,6 @@ CREATE TABLE IF NOT EXISTS `upgrade_policies` (
 );
 CREATE UNIQUE INDEX IF NOT EXISTS `upgrade_policies_name` ON `upgrade_policies` (`project_id`, `name`);
 
-CREATE TABLE IF NOT EXISTS `documents` (
 CREATE TABLE IF NOT EXISTS `upgrade_plans` (
   `image_id` TEXT NOT NULL,
   `project_id` TEXT NOT NULL,
@@ -399,6 +399,7 @@ CREATE TABLE IF NOT EXISTS `upgrade_plans` (
 );
 CREATE INDEX IF NOT EXISTS `upgrade_plans_project` ON `upgrade_plans` (`project_id`, `created_at`);
 
+CREATE TABLE IF NOT EXISTS `documents` (
   `image_id` TEXT NOT NULL,
   `kind` TEXT NOT NULL,
   `media_type` TEXT NOT NULL,
