@@ -37,6 +37,7 @@ type Store interface {
 	upgrade.Store
 	campaign.Store
 	advisory.Store
+	advisory.Asker
 	cache.Store
 	placement.Store
 	proof.Store

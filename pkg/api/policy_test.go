@@ -24,7 +24,7 @@ var least = map[string]string{
 	"channels:rollback": "manager", "channels:history": "reader", "images:lint": "reader",
 	"images:list": "reader", "images:show": "reader", "images:inspect": "member", "images:advisories": "reader",
 	"images:documents": "reader", "images:document": "reader", "images:diff": "reader", "versions:diff": "reader",
-	"advisories:list": "reader", "advisories:show": "reader", "advisories:refresh": "manager",
+	"advisories:list": "reader", "advisories:show": "reader", "advisories:refresh": "manager", "packages:list": "reader", "cves:show": "reader",
 	"images:adopt": "member", "campaigns:list": "reader", "campaigns:create": "member", "campaigns:show": "reader", "campaigns:items": "reader", "campaigns:report": "reader",
 	"campaigns:approve": "manager", "campaigns:pause": "member", "campaigns:resume": "member", "campaigns:cancel": "member",
 	"upgrade_policies:list": "reader", "upgrade_policies:create": "member", "upgrade_policies:show": "reader", "upgrade_policies:update": "member", "upgrade_policies:delete": "member",

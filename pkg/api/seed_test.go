@@ -51,7 +51,9 @@ func (w *world) seed() seeded {
 	w.must(db.SetChannel(ctx, "family-1", catalog.Candidate, "20260305.1"))
 	w.must(db.PutAdvisories(ctx, []advisory.Advisory{{ID: advisoryID, Package: "openssl", Source: "openssl", Version: "3.0.2~deb12u1", Suite: "bookworm-security",
 		Security: true, CVEs: []string{"CVE-2026-1"}, CreatedAt: noon, UpdatedAt: noon}}))
-	w.must(db.ReplacePending(ctx, "image-1", []advisory.Pending{{ImageID: "image-1", AdvisoryID: advisoryID, Package: "openssl", Installed: "3.0.1", Fixed: "3.0.2~deb12u1", Suite: "bookworm-security", Security: true}}))
+	w.must(db.ReplacePending(ctx, "image-1", []advisory.Pending{{ImageID: "image-1", AdvisoryID: advisoryID, Package: "openssl", Architecture: "amd64", Source: "openssl", Installed: "3.0.1",
+		Fixed: "3.0.2~deb12u1", Suite: "bookworm-security", Security: true, Urgency: "high", Gap: "gap-1"}}))
+	w.must(db.PutGaps(ctx, []advisory.Gap{{ID: "gap-1", Source: "openssl", From: "3.0.1", To: "3.0.2~deb12u1", Urgency: "high", CVEs: []advisory.CVE{{ID: "CVE-2026-1000", Urgency: "high"}}}}))
 	w.must(db.CreateUpgrade(ctx, upgrade.Upgrade{ID: "upgrade-1", ProjectID: "p", Family: "debian-12-web", FromVersion: "20260305.0", FromImageID: "image-0", State: upgrade.Succeeded,
 		Report: &upgrade.Report{Packages: []upgrade.PackageChange{{Name: "openssl", From: "1", To: "2"}}}, CreatedAt: noon, UpdatedAt: noon}))
 	w.must(db.CreateCampaign(ctx, campaign.Campaign{ID: "campaign-1", ProjectID: "p", Name: "march", State: campaign.Running, Open: true, Chosen: true, MaxParallel: 1, CreatedAt: noon, UpdatedAt: noon}))
@@ -70,7 +72,7 @@ func (w *world) seed() seeded {
 	return seeded{map[string]string{
 		"sources": "source-1", "recipes": "recipe-1", "builds": "build-1", "images": "image-1", "advisories": url.PathEscape(advisoryID),
 		"campaigns": "campaign-1", "upgrade-policies": "policy-1", "upgrades": "upgrade-1", "copies": "copy-1", "workloads": "workload-1", "jobs": "job-old",
-		"families": "debian-12-web", "clusters": "rack-1", "nodes": "node-1", "git": "hosted", "workers": "worker-1",
+		"families": "debian-12-web", "clusters": "rack-1", "nodes": "node-1", "git": "hosted", "cves": "CVE-2026-1000", "workers": "worker-1",
 	}}
 }
 

@@ -103,6 +103,8 @@ func Defaults() []Rule {
 		{"provisioning:advisories:list", anyReader, "List advisories.", op(get, "/v1/advisories"), anyScope},
 		{"provisioning:advisories:show", anyReader, "Show an advisory.", op(get, "/v1/advisories/{id}"), anyScope},
 		{"provisioning:advisories:refresh", projectOwner, "Read the repositories' published fixes now.", op(post, "/v1/advisories/refresh"), anyScope},
+		{"provisioning:packages:list", projectReader, "Ask which images have a package, or lack a fix.", op(get, "/v1/packages"), anyScope},
+		{"provisioning:cves:show", projectReader, "Show how many images lack a fix of a CVE.", op(get, "/v1/cves/{id}"), anyScope},
 		{"provisioning:upgrades:list", projectReader, "List upgrades.", op(get, "/v1/upgrades"), anyScope},
 		{"provisioning:upgrades:create", projectMember, "Upgrade a version offline into a new one.", op(post, "/v1/upgrades"), projectOnly},
 		{"provisioning:upgrades:show", projectReader, "Show an upgrade.", op(get, "/v1/upgrades/{id}"), anyScope},
