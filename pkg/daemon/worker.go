@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kiln-cloud/kiln/pkg/advisory"
 	"github.com/kiln-cloud/kiln/pkg/build"
 	"github.com/kiln-cloud/kiln/pkg/build/layer"
 	"github.com/kiln-cloud/kiln/pkg/build/native"
@@ -22,6 +23,8 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/job"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
 	"github.com/kiln-cloud/kiln/pkg/upgrade/offline"
+	"github.com/kiln-cloud/kiln/pkg/upgrade/scripts"
+	"github.com/kiln-cloud/kiln/pkg/upgrade/solve"
 	"github.com/kiln-cloud/kiln/pkg/worker"
 )
 
@@ -93,11 +96,19 @@ func (p *Parts) workerDeps() (worker.Deps, error) {
 	if err != nil {
 		return worker.Deps{}, err
 	}
+	library := &scripts.Library{Mirror: proxy}
+	planner, err := solve.New(solve.Config{
+		Dir: filepath.Join(c.CacheDir, "plans"), Proxy: proxy, Keyring: c.Keyring, Scripts: library, Fixes: solve.Advisories{Store: p.DB}, Log: p.Log,
+	})
+	if err != nil {
+		return worker.Deps{}, err
+	}
 	git, hosted := gitsource.Fetcher{AllowLocal: c.LocalSources, SSHKey: c.SourceKey, KnownHosts: c.SourceHosts}, gitsource.Hosted{Store: p.DB, Limits: p.hostedLimits()}
 	return worker.Deps{
-		Store: p.DB, Glance: p.Glance, Builders: builders, Booter: booter, Outputs: output.Maker{}, Indexes: indexes, Inspect: inspectFile, InspectAt: inspect.Read, Remotes: p.remotes(), Manifest: manifestFile, Signer: signer,
-		Upgrader: offline.New(offline.Config{Proxy: proxy, Keyring: c.Keyring, Log: p.Log}),
-		Suites:   suites{mirrors, p.Config.Upgrade.Suites},
+		Store: p.DB, Glance: p.Glance, Builders: builders, Booter: booter, Outputs: output.Maker{}, Indexes: indexes, Inspect: inspectFile, InspectAt: inspect.Collect, Remotes: p.remotes(), Manifest: manifestFile, Signer: signer,
+		Upgrader: offline.New(offline.Config{Proxy: proxy, Keyring: c.Keyring, Classify: library.ClassifyURI, Log: p.Log}),
+		Planner:  planner, PackageState: inspect.PackageState,
+		Suites: suites{mirrors, p.Config.Upgrade.Suites}, Changelogs: proxy, Files: advisory.Files{Tracker: p.Config.Advisory.Tracker, OSV: p.Config.Advisory.OSV},
 		Fetch: func(ctx context.Context, url, ref, dir string) (worker.Checkout, error) {
 			fetch := git.Fetch
 			if _, ours := build.HostedID(url); ours {

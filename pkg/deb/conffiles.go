@@ -2,6 +2,7 @@ package deb
 
 import (
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -10,7 +11,7 @@ type Conffile struct {
 	Package  string
 	Path     string // absolute
 	MD5      string // of the shipped text, hex; "newconffile" before the package was configured
-	Obsolete bool   // the package no longer ships it
+	Obsolete bool   // the package no longer ships it, or has dpkg remove it
 }
 
 // ParseConffiles reads the configuration files out of /var/lib/dpkg/status, with the errors of ParseStatus. Lines that
@@ -23,7 +24,7 @@ func ParseConffiles(r io.Reader) ([]Conffile, error) {
 			if len(words) < 2 || !strings.HasPrefix(words[0], "/") {
 				continue
 			}
-			all = append(all, Conffile{Package: p.get("package"), Path: words[0], MD5: words[1], Obsolete: len(words) > 2 && words[2] == "obsolete"})
+			all = append(all, Conffile{Package: p.get("package"), Path: words[0], MD5: words[1], Obsolete: slices.Contains(words[2:], "obsolete") || slices.Contains(words[2:], "remove-on-upgrade")})
 		}
 		return nil
 	})

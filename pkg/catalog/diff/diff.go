@@ -125,7 +125,7 @@ func Compare(from, to Input, lacks []Lack) (*Report, error) {
 	a, b := from.Image.Facts, to.Image.Facts
 	r := &Report{
 		From: from.Side, To: to.Side, Packages: packages(a, b), Fixed: fixed(a, b, lacks),
-		Kernels: names(a.Kernels, b.Kernels), Services: names(a.Services, b.Services), Users: names(users(a), users(b)), Setuid: names(setuid(a), setuid(b)),
+		Kernels: names(a.Kernels, b.Kernels), Services: names(a.Services, b.Services), Users: names(users(a), users(b)), Setuid: setuidNames(a, b),
 		Settings: settings(a, b),
 		Sizes: map[string]Grown{
 			"image": {from.Image.Size, to.Image.Size}, "virtual": {a.VirtualSize, b.VirtualSize}, "used": {a.UsedBytes, b.UsedBytes},
@@ -274,6 +274,14 @@ func users(f *catalog.Facts) []string {
 		out = append(out, fmt.Sprintf("%s (uid %d, password %s)", u.Name, u.UID, u.Password))
 	}
 	return out
+}
+
+// setuidNames tells nothing where one side was not looked through for them (inspect.Collect).
+func setuidNames(a, b *catalog.Facts) Names {
+	if slices.Contains(a.Skipped, "setuid") || slices.Contains(b.Skipped, "setuid") {
+		return names(nil, nil)
+	}
+	return names(setuid(a), setuid(b))
 }
 
 func setuid(f *catalog.Facts) []string {

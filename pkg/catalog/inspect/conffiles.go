@@ -13,6 +13,7 @@ import (
 
 	"github.com/kiln-cloud/kiln/pkg/catalog"
 	"github.com/kiln-cloud/kiln/pkg/catalog/inspect/tree"
+	"github.com/kiln-cloud/kiln/pkg/deb"
 )
 
 const (
@@ -22,46 +23,21 @@ const (
 	maxList          = 16 << 20  // bytes of a package's list of files
 )
 
-// conffile is one line of a package's Conffiles.
-type conffile struct {
-	path, pkg, sum string
-}
-
-// conffilesOf reads the Conffiles of what is installed (https://manpages.debian.org/deb-conffiles.5; the field is
-// dpkg's own): " /etc/path md5 [obsolete] [remove-on-upgrade]". Obsolete ones belong to nobody any more.
-func conffilesOf(status []byte) []conffile {
-	var out, mine []conffile
-	var pkg, state string
-	inside := false
-	flush := func() {
-		if words := strings.Fields(state); len(words) == 3 && (words[2] == "installed" || strings.HasPrefix(words[2], "triggers-")) {
-			out = append(out, mine...)
-		}
-		pkg, state, mine, inside = "", "", nil, false
+// conffilesOf lists the configuration files of the packages that are installed and still ship them.
+func conffilesOf(facts *catalog.Facts, status []byte) ([]deb.Conffile, error) {
+	all, err := deb.ParseConffiles(bytes.NewReader(status))
+	if err != nil {
+		return nil, err
 	}
-	for line := range bytes.Lines(status) {
-		text := strings.TrimRight(string(line), "\r\n")
-		switch name, value, _ := strings.Cut(text, ":"); {
-		case text == "":
-			flush()
-		case text[0] == ' ' || text[0] == '\t':
-			words := strings.Fields(text)
-			if inside && len(words) >= 2 && len(words[1]) == 2*md5.Size && !slices.Contains(words[2:], "obsolete") && !slices.Contains(words[2:], "remove-on-upgrade") &&
-				len(out)+len(mine) < maxConffiles {
-				mine = append(mine, conffile{words[0], pkg, words[1]})
-			}
-		default:
-			inside = name == "Conffiles"
-			switch name {
-			case "Package":
-				pkg = strings.TrimSpace(value)
-			case "Status":
-				state = value
-			}
-		}
+	installed := make(map[string]bool, len(facts.Packages))
+	for _, p := range facts.Packages {
+		installed[p.Name] = true
 	}
-	flush()
-	return out
+	all = slices.DeleteFunc(all, func(c deb.Conffile) bool { return c.Obsolete || len(c.MD5) != 2*md5.Size || !installed[c.Package] })
+	if len(all) > maxConffiles {
+		return nil, fmt.Errorf("%w: more than %d configuration files", tree.ErrCorrupt, maxConffiles)
+	}
+	return all, nil
 }
 
 // readConffiles holds the configuration files against the sums that dpkg keeps. They are read in the order in which
@@ -71,16 +47,20 @@ func readConffiles(ctx context.Context, facts *catalog.Facts, fsys fileSystem, s
 	if err != nil {
 		return err
 	}
+	all, err := conffilesOf(facts, status)
+	if err != nil {
+		return err
+	}
 	type found struct {
-		conffile
+		deb.Conffile
 		at tree.Entry
 	}
 	var files []found
-	for _, c := range conffilesOf(status) {
-		at, err := fsys.Stat(diverted.path(c.path, c.pkg))
+	for _, c := range all {
+		at, err := fsys.Stat(diverted.path(c.Path, c.Package))
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			facts.ConffilesChanged = append(facts.ConffilesChanged, catalog.Conffile{Path: clean(c.path), Package: clean(c.pkg), State: "missing"})
+			facts.ConffilesChanged = append(facts.ConffilesChanged, catalog.Conffile{Path: clean(c.Path), Package: clean(c.Package), State: "missing"})
 		case err != nil:
 			return err
 		default:
@@ -100,13 +80,13 @@ func readConffiles(ctx context.Context, facts *catalog.Facts, fsys fileSystem, s
 			}
 			sum.Reset()
 			if err := fsys.Stream(sum, f.at.Number, buf); err != nil {
-				return fmt.Errorf("%s: %w", f.path, err)
+				return fmt.Errorf("%s: %w", f.Path, err)
 			}
-			if hex.EncodeToString(sum.Sum(nil)) == f.sum {
+			if hex.EncodeToString(sum.Sum(nil)) == f.MD5 {
 				continue
 			}
 		}
-		facts.ConffilesChanged = append(facts.ConffilesChanged, catalog.Conffile{Path: clean(f.path), Package: clean(f.pkg), State: "changed"})
+		facts.ConffilesChanged = append(facts.ConffilesChanged, catalog.Conffile{Path: clean(f.Path), Package: clean(f.Package), State: "changed"})
 	}
 	slices.SortFunc(facts.ConffilesChanged, func(a, b catalog.Conffile) int {
 		return strings.Compare(a.Path+"\x00"+a.Package, b.Path+"\x00"+b.Package)
@@ -144,9 +124,13 @@ func readUnowned(ctx context.Context, facts *catalog.Facts, fsys fileSystem, sta
 	if len(facts.Packages) == 0 {
 		return nil
 	}
+	all, err := conffilesOf(facts, status)
+	if err != nil {
+		return err
+	}
 	owned := map[string]bool{}
-	for _, c := range conffilesOf(status) {
-		owned[c.path] = true
+	for _, c := range all {
+		owned[c.Path] = true
 	}
 	const info = "/var/lib/dpkg/info"
 	names, err := list(fsys, info)

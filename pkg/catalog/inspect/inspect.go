@@ -51,12 +51,18 @@ const (
 func Parts() []Part { return []Part{Conffiles, Licenses, Setuid, Unowned} }
 
 // Read finds all facts of an image of the announced format ("qcow2" or "raw") and of size bytes: what is known of an
-// image that was built or is to be upgraded. Whoever looks at many images far away takes Quick.
+// image that was built or is to be upgraded. Whoever looks at many images far away takes Collect.
 //
 // The header is checked before anything else is read (disk.Check). Invalid where the image is damaged, hostile, or
 // holds no system that Kiln can read; the detail says which.
 func Read(ctx context.Context, r io.ReaderAt, size int64, format string) (*catalog.Facts, error) {
 	return Quick(ctx, r, size, format, Parts()...)
+}
+
+// Collect is Read of an image that is one of many and far away: without the parts that would fetch much of it. Whoever
+// needs these reads a copy that is near.
+func Collect(ctx context.Context, r io.ReaderAt, size int64, format string) (*catalog.Facts, error) {
+	return Quick(ctx, r, size, format, Conffiles)
 }
 
 // Quick is Read of the facts that lie together (system, packages, boot, users, services, layout), which takes a few
