@@ -28,6 +28,8 @@ type finisher struct {
 	end      int64             // of the pack
 	newConfs map[string]string // md5 of the new versions' configuration files
 	rec      *Record
+	made     map[string]bool // folders
+	replaced map[string]bool // files of the share's packages, by their real names
 }
 
 // Finish compares the image with how it was, and writes the contents of new files to pack. why says in words that there
@@ -194,6 +196,7 @@ func (f *finisher) findTriggers(context.Context) error {
 	for _, known := range []string{"File", "Unincorp", "Lock", "triggers"} {
 		delete(explicit, known)
 	}
+	maps.DeleteFunc(explicit, func(name string, _ bool) bool { return strings.HasSuffix(name, "-new") }) // dpkg's own new copies
 	f.rec.Triggers = slices.Sorted(maps.Keys(explicit))
 	return nil
 }
@@ -388,6 +391,11 @@ func (f *finisher) findInputs(ctx context.Context) error {
 	if f.refused != "" {
 		return no("%s", f.refused)
 	}
+	f.made, f.replaced = map[string]bool{}, map[string]bool{}
+	for _, e := range f.rec.Entries {
+		f.made[e.Name] = e.Before.Type == TypeNone && e.After.Type == TypeDir
+		f.replaced[e.Name] = e.Owned
+	}
 	for _, l := range slices.SortedFunc(maps.Keys(f.looks), func(a, b look) int {
 		return cmp.Or(strings.Compare(a.name, b.name), strings.Compare(a.want, b.want))
 	}) {
@@ -415,6 +423,9 @@ func (f *finisher) addInput(l look) error {
 		return nil
 	}
 	was := f.before.names[real]
+	if f.covered(real, l.want, was.State) {
+		return nil
+	}
 	in := Input{Name: l.name, NoFollow: l.noFollow, Want: l.want, Real: real, State: was.State}
 	switch {
 	case l.want == WantConf:
@@ -432,6 +443,23 @@ func (f *finisher) addInput(l look) error {
 	}
 	f.rec.Inputs = append(f.rec.Inputs, in)
 	return err
+}
+
+// covered reports whether the check of the entries proves the input already: dpkg's look at a file that it replaces, or
+// that there is nothing in a folder that the record makes.
+func (f *finisher) covered(real, want string, was State) bool {
+	if want == WantType && f.replaced[real] {
+		return true
+	}
+	if was.Type != TypeNone {
+		return false
+	}
+	for at := path.Dir(real); at != "."; at = path.Dir(at) {
+		if f.made[at] {
+			return true
+		}
+	}
+	return false
 }
 
 func namesSum(names []string) string {

@@ -4,7 +4,7 @@ import (
 	"context"
 	"os"
 	"path"
-	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,12 +31,12 @@ type Recorder struct {
 	confs map[string]string // md5 of configuration files before, by name
 	words map[string]bool
 
-	mu       sync.Mutex
-	looks    map[look]bool
-	queried  map[string]bool // names of packages
-	opened   map[string]bool // explicit triggers that dpkg looked for
-	refused  refusal
-	accesses int
+	mu      sync.Mutex
+	looks   map[look]bool
+	queried map[string]bool // names of packages
+	opened  map[string]bool // explicit triggers that dpkg looked for
+	refused refusal
+	reader  func(process int) reader
 }
 
 // look is one way in which a process looked at a name.
@@ -49,7 +49,7 @@ type look struct {
 // Begin takes down how the image is. Nothing may run in it yet.
 func Begin(ctx context.Context, t *Tree, share []upgrade.PackageRef) (*Recorder, error) {
 	r := &Recorder{tree: t, share: share, start: time.Now(), texts: map[string][]byte{}, owned: map[string]bool{}, confs: map[string]string{},
-		words: map[string]bool{}, looks: map[look]bool{}, queried: map[string]bool{}, opened: map[string]bool{}}
+		words: map[string]bool{}, looks: map[look]bool{}, queried: map[string]bool{}, opened: map[string]bool{}, reader: readerOf}
 	var err error
 	if r.before, err = takeSnapshot(ctx, t); err != nil {
 		return nil, err
@@ -130,7 +130,6 @@ func addWords(words map[string]bool, text string) {
 func (r *Recorder) See(a sandbox.Access) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.accesses++
 	if a.Kind == sandbox.Unknown {
 		r.refuse("a process could not be traced")
 		return
@@ -154,7 +153,7 @@ func (r *Recorder) See(a sandbox.Access) {
 		return
 	}
 	if r.telling(name, a.Kind) {
-		who := readerOf(a.Process)
+		who := r.reader(a.Process)
 		r.note(name, who)
 		if l, ok := r.ease(l, a.Kind, who); ok {
 			if l.want != "" {
@@ -192,6 +191,9 @@ func plainName(name string) string {
 	return name
 }
 
+// systemFolders are where the programs of rules.go are, as a process in the sandbox has them.
+var systemFolders = []string{"/usr/bin", "/usr/sbin", "/bin", "/sbin"}
+
 // readerOf reads who a process is. It waits for us, so it is still there.
 func readerOf(process int) reader {
 	at := "/proc/" + strconv.Itoa(process)
@@ -200,7 +202,7 @@ func readerOf(process int) reader {
 		return reader{}
 	}
 	who := reader{program: path.Base(strings.TrimSuffix(exe, " (deleted)"))}
-	if dir := filepath.Dir(exe); !strings.HasSuffix(dir, "/bin") && !strings.HasSuffix(dir, "/sbin") {
+	if !slices.Contains(systemFolders, path.Dir(exe)) {
 		return reader{} // a program of that name that is somewhere else
 	}
 	if who.program == "dpkg-query" {
@@ -238,7 +240,7 @@ func (r *Recorder) ease(l look, kind sandbox.AccessKind, who reader) (look, bool
 	plain := plainName(l.name)
 	_, conf := r.confs[plain]
 	switch {
-	case kind == sandbox.List && !strings.HasPrefix(l.name, "etc/dpkg"):
+	case kind == sandbox.List && !strings.HasPrefix(l.name, "etc/"):
 		l.want = WantType // opened to be synced
 	case conf && plain == l.name:
 		l.want = WantConf

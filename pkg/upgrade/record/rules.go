@@ -79,7 +79,7 @@ func waived(name string, r reader) bool {
 		return slices.Contains(dpkgTools, r.program) || slices.Contains(aptTools, r.program) || r.program == "perl" && strings.HasPrefix(name, "var/cache/debconf/")
 	case strings.HasPrefix(name, infoFolder):
 		return slices.Contains(dpkgTools, r.program) || slices.Contains(aptTools, r.program)
-	case name == fileTriggers, name == diversionsFile, name == "var/lib/dpkg":
+	case below(name, []string{triggersFolder}), name == diversionsFile, name == "var/lib/dpkg":
 		return slices.Contains(dpkgTools, r.program) || slices.Contains(aptTools, r.program)
 	case below(name, logs), strings.HasPrefix(name, "var/log/apt"):
 		return slices.Contains(dpkgTools, r.program) || slices.Contains(aptTools, r.program)
