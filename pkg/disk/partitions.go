@@ -106,7 +106,8 @@ func Filesystem(r io.ReaderAt, off, length int64) string {
 		magic, name string
 	}{
 		{0, "XFSB", "xfs"}, {0x10040, "_BHRfS_M", "btrfs"}, {0, "hsqs", "squashfs"}, {4086, "SWAPSPACE2", "swap"},
-		{0, "LUKS\xba\xbe", "crypto_LUKS"}, {512 + 24, "LVM2 001", "LVM2_member"}, {82, "FAT32   ", "vfat"},
+		{0, "LUKS\xba\xbe", "crypto_LUKS"}, {512 + 24, "LVM2 001", "LVM2_member"},
+		{24, "LVM2 001", "LVM2_member"}, {1024 + 24, "LVM2 001", "LVM2_member"}, {1536 + 24, "LVM2 001", "LVM2_member"}, {82, "FAT32   ", "vfat"},
 		{54, "FAT16   ", "vfat"}, {54, "FAT12   ", "vfat"},
 	} {
 		if is(m.pos, m.magic) {

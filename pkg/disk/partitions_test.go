@@ -2,6 +2,7 @@ package disk_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -70,6 +71,50 @@ func TestDiskWithoutTable(t *testing.T) {
 	root, err := disk.FindRoot(bytes.NewReader(b), parts)
 	if err != nil || root != parts[0] {
 		t.Fatal(root, err)
+	}
+}
+
+// chain is a disk with an extended partition from sector 2048 whose records point to where next says, from there.
+func chain(next func(record int) uint32) []byte {
+	m := make([]byte, 8<<20)
+	put := func(sector, entry int, kind byte, start, length uint32) {
+		b := m[sector*512:]
+		b[510], b[511] = 0x55, 0xaa
+		b[446+16*entry+4] = kind
+		binary.LittleEndian.PutUint32(b[446+16*entry+8:], start)
+		binary.LittleEndian.PutUint32(b[446+16*entry+12:], length)
+	}
+	put(0, 0, 0x0f, 2048, 8192)
+	for k := range 200 {
+		put(2048+8*k, 0, 0x83, 1, 4)
+		put(2048+8*k, 1, 0x05, next(k), 8)
+	}
+	return m
+}
+
+// TestHostileChains: logical partitions that never end, that lead out of the disk, and a record that is none.
+func TestHostileChains(t *testing.T) {
+	for name, next := range map[string]func(int) uint32{
+		"to itself": func(int) uint32 { return 0 }, "back and forth": func(k int) uint32 { return uint32(8 * (1 - k%2)) },
+		"too many": func(k int) uint32 { return uint32(8 * (k + 1)) }, "out of the disk": func(int) uint32 { return 1 << 31 }, "to no record": func(int) uint32 { return 4096 },
+	} {
+		m := chain(next)
+		parts, err := disk.Partitions(bytes.NewReader(m), int64(len(m)))
+		if code := errs.CodeOf(err); parts != nil || code != disk.CodePartitions && code != disk.CodeTruncated {
+			t.Errorf("%s: %v %v", name, parts, err)
+		}
+	}
+}
+
+// TestLabelsOfLVM: the label may lie in any of the first four sectors.
+func TestLabelsOfLVM(t *testing.T) {
+	for sector := range 4 {
+		b := make([]byte, 1<<20)
+		copy(b[sector*512:], "LABELONE")
+		copy(b[sector*512+24:], "LVM2 001")
+		if kind := disk.Filesystem(bytes.NewReader(b), 0, int64(len(b))); kind != "LVM2_member" {
+			t.Errorf("sector %d: %q", sector, kind)
+		}
 	}
 }
 
