@@ -44,7 +44,7 @@ func New(out io.Writer) *cobra.Command {
 	for _, n := range nouns() {
 		root.AddCommand(a.noun(n))
 	}
-	root.AddCommand(a.channel(), a.events(), demoCommand(out), storyCommand(out))
+	root.AddCommand(a.channel(), a.who(), a.events(), demoCommand(out), storyCommand(out))
 	return root
 }
 

@@ -63,10 +63,12 @@ func nouns() []noun {
 			fields: []field{text("name", "name"), text("description", "one sentence")}},
 		{name: "image", plural: "images", about: "images with what reading their disks found", key: "ID", columns: []string{"id", "name", "state", "size", "pending_updates"},
 			actions: []action{{name: "inspect", path: "inspect", about: "read the disk again"}}},
-		{name: "advisory", plural: "advisories", about: "published fixes", key: "ID", columns: []string{"package", "version", "suite", "security", "cves"},
+		{name: "advisory", plural: "advisories", about: "published fixes", key: "ID", columns: []string{"package", "version", "suite", "security", "urgency", "cves"},
 			actions: []action{{name: "refresh", path: "refresh", about: "read the repositories again", whole: true}}},
 		{name: "upgrade", plural: "upgrades", about: "new versions made offline", key: "ID", columns: []string{"id", "family", "from_version", "to_version", "state", "to_image_id"},
-			fields: []field{text("image-id", "Glance image"), text("family", "or family"), text("channel", "and channel or version")}},
+			fields: []field{text("image-id", "Glance image"), text("family", "or family"), text("channel", "and channel or version"),
+				text("adopt-into", "family that an image of none begins")}},
+		campaignNoun(), upgradePolicyNoun(),
 		{name: "worker", plural: "workers", about: "programs that build and change images", key: "NAME", columns: []string{"name", "up", "builders", "labels", "free_disk", "seen_at"}},
 		{name: "cluster", plural: "clusters", about: "compute nodes that are near each other", key: "NAME", columns: []string{"name", "nodes", "stores"}, deletes: true,
 			fields: []field{text("name", "name"), {flag: "node", json: "nodes", about: "node; several times", list: true},
@@ -120,8 +122,16 @@ func (a *app) noun(n noun) *cobra.Command {
 	case "family":
 		cmd.AddCommand(a.versions(), a.setFamily(), a.promote(), a.revoke(), a.unrevoke(), a.retention(),
 			a.pin("pin", "Keep a version from retention"), a.pin("unpin", "Leave a version to retention again"))
+	case "upgrade":
+		cmd.AddCommand(a.planUpgrades())
+	case "campaign":
+		cmd.AddCommand(a.campaignVerbs()...)
+	case "upgrade-policy":
+		cmd.AddCommand(a.upgradePolicyVerbs()...)
+	case "advisory":
+		cmd.AddCommand(a.rank())
 	case "image":
-		cmd.AddCommand(a.lint(), a.pending(), a.documents(), a.sbom(), a.provenance(), a.verify(), a.diff())
+		cmd.AddCommand(a.adopt(), a.lint(), a.pending(), a.documents(), a.sbom(), a.provenance(), a.verify(), a.diff())
 	}
 	return cmd
 }

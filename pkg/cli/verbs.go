@@ -34,7 +34,7 @@ func (a *app) pending() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return a.print(rows, []string{"package", "installed", "fixed", "suite", "security"})
+		return a.print(rows, []string{"package", "installed", "fixed", "suite", "urgency", "cves"})
 	}}
 }
 

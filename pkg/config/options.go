@@ -18,6 +18,7 @@ type Config struct {
 	Worker        Worker        `group:"worker"`
 	Build         Build         `group:"build"`
 	Collect       Collect       `group:"collect"`
+	Advisory      Advisory      `group:"advisory"`
 	Upgrade       Upgrade       `group:"upgrade"`
 	Life          Life          `group:"life"`
 	Agent         Agent         `group:"agent"`
@@ -127,6 +128,14 @@ type Build struct {
 	QuarFlavor  string        `opt:"quarantine_flavor" help:"Flavor (id or name) of these servers."`
 	QuarNetwork string        `opt:"quarantine_network" help:"Network (id) of these servers; none where left out."`
 	QuarZone    string        `opt:"quarantine_zone" help:"Availability zone of these servers; Nova's default where left out."`
+}
+
+// Advisory is the section [advisory]: what is known of published fixes, and how often it is read again.
+type Advisory struct {
+	Interval        time.Duration `opt:"interval" default:"3600" help:"Seconds between two readings of the published fixes; 0 leaves it to kiln advisory refresh."`
+	RunningInterval time.Duration `opt:"running_interval" default:"300" help:"Seconds between two counts of the servers and containers that run from each image, by which images are ranked; 0 counts none."`
+	Tracker         string        `opt:"tracker" help:"File on the workers: the Debian security tracker's JSON (https://security-tracker.debian.org/tracker/data/json), for CVE numbers and urgencies."`
+	OSV             []string      `opt:"osv" help:"Files on the workers: OSV records (.json), zips of them as osv.dev publishes for each ecosystem, or folders of both, for Debian, Ubuntu, Rocky Linux, AlmaLinux and Alpine."`
 }
 
 // Collect is the section [collect]: which images of the cloud Kiln reads, and how.

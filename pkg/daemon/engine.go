@@ -46,7 +46,7 @@ func (p *Parts) Engine() Loop {
 			return err
 		}
 		return Serve(ctx, e.Serve, r.Serve, p.notices(e), engine.Every(p.Config.Engine.TriggerInterval, "triggers", p.Log, p.watch().Round),
-			engine.Every(sourcesEvery, "sources", p.Log, p.pullSources), p.sweep(e),
+			engine.Every(sourcesEvery, "sources", p.Log, p.pullSources), p.sweep(e), p.knowledge(), p.running(),
 			engine.Every(p.Config.Engine.CampaignInterval, "campaigns", p.Log, p.campaigns().Round))
 	}
 }
@@ -94,6 +94,7 @@ func (p *Parts) campaigns() *campaign.Rounds {
 	return &campaign.Rounds{
 		Service: &campaign.Service{Desk: desk, Store: p.DB, Upgrades: p.DB},
 		Catalog: &catalog.Service{Desk: desk, Store: p.DB}, Upgrade: &upgrade.Service{Desk: desk, Store: p.DB},
+		Planner:      &upgrade.Planning{Desk: desk, Plans: p.DB},
 		Chooser:      &campaign.Chooser{Store: p.DB, Catalog: p.DB, Glance: p.Glance},
 		RefreshEvery: p.Config.Engine.AdvisoryInterval, Settle: p.Config.Engine.PolicySettle, Log: p.Log,
 		Refresh: func(ctx context.Context, by job.By) error {

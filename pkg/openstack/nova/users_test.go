@@ -55,6 +55,9 @@ func usersOfImage(t *testing.T, kiln, demo *openstack.Cloud, flavorName string) 
 	if found, err := c.UsersOfImage(t.Context(), image); err != nil || !slices.Equal(found, []string{server.ID}) {
 		t.Errorf("while it runs: %v, %v", found, err)
 	}
+	if counts, err := c.ImagesInUse(t.Context()); err != nil || counts[image] != 1 {
+		t.Errorf("counted: %v, %v", counts, err)
+	}
 	if found, err := c.UsersOfImage(t.Context(), uuid.NewString()); err != nil || len(found) != 0 {
 		t.Errorf("of another image: %v, %v", found, err)
 	}
