@@ -6,8 +6,8 @@ type AccessKind uint8
 // The kinds of accesses. An access is reported whether it succeeds or not: that a name is not there is what many programs
 // ask for.
 const (
-	// Unknown: the process did something after which its accesses are no longer seen as they are (it changed its root,
-	// or its memory could not be read). A trace with such an entry proves nothing.
+	// Unknown: an access that was not seen as it is (the process's memory could not be read, or it runs a program inside a
+	// root of its own). A trace with such an entry proves nothing.
 	Unknown  AccessKind = iota
 	Stat                // looks at it or at its attributes, or steps into it
 	Read                // opens it for reading; of a folder: may list it
@@ -35,5 +35,8 @@ type Access struct {
 	Path     string
 	Asked    string
 	NoFollow bool // a link at the end of the path is meant itself
-	Process  int  // the thread, by its number on the host
+	// Root is the folder that the process made its root (chroot(2)), "" for the usual one. Path begins with it; but links
+	// with an absolute target lead elsewhere than Path alone says.
+	Root    string
+	Process int // the thread, by its number on the host
 }

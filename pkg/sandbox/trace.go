@@ -32,6 +32,7 @@ type tracer struct {
 	calls    map[int32]traced
 	done     chan error
 	fd       int                // the filter's descriptor
+	roots    bool               // a process changed its root
 	path     [unix.PathMax]byte // of the call that is looked at
 }
 
@@ -183,7 +184,7 @@ func (t *tracer) look(n *notification) {
 		}
 		a := Access{Kind: p.kind, Process: int(n.pid), NoFollow: !p.follows(n.args)}
 		if err == nil {
-			a.Asked, err = absolute(n, p, name)
+			a.Asked, a.Root, err = t.absolute(n, p, name)
 		}
 		if err != nil && t.gone(n.id) {
 			return // killed while we looked: the call never happens
@@ -194,15 +195,15 @@ func (t *tracer) look(n *notification) {
 			continue
 		}
 		a.Path = filepath.Clean(a.Asked)
-		if call.root && a.Path != "/" {
-			a.Kind = Unknown
-		}
+		t.roots = t.roots || call.root && a.Path != "/"
 		if call.open == 0 {
 			t.told(a)
 		} else {
 			t.opened(n, call, a)
 		}
-		if a.Kind == Exec {
+		if a.Kind == Exec && a.Root != "" {
+			t.told(Access{Kind: Unknown, Process: a.Process})
+		} else if a.Kind == Exec {
 			t.interpreter(a)
 		}
 	}
@@ -279,11 +280,25 @@ func peek(pid int, address uint64, into []byte) (int, error) {
 	return unix.ProcessVMReadv(pid, local, []unix.RemoteIovec{{Base: uintptr(address), Len: len(into)}}, 0)
 }
 
-// absolute puts the folder before a name that is relative to one.
-func absolute(n *notification, p place, name string) (string, error) {
-	if strings.HasPrefix(name, "/") {
-		return name, nil
+// absolute puts the folder before a name that is relative to one, and gives the process's root where it has one of its own.
+func (t *tracer) absolute(n *notification, p place, name string) (asked, root string, err error) {
+	if t.roots {
+		root, err = os.Readlink("/proc/" + strconv.Itoa(int(n.pid)) + "/root")
+		if err != nil {
+			return "", "", err
+		}
+		if root == "/" {
+			root = ""
+		}
 	}
+	if strings.HasPrefix(name, "/") {
+		return root + name, root, nil
+	}
+	asked, err = relative(n, p, name)
+	return asked, root, err
+}
+
+func relative(n *notification, p place, name string) (string, error) {
 	link := "/proc/" + strconv.Itoa(int(n.pid)) + "/cwd"
 	// The kernel takes the lower half of a descriptor too.
 	if p.dir != atCwd && int32(n.args[p.dir]) != unix.AT_FDCWD {

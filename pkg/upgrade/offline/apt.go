@@ -137,7 +137,22 @@ func (r *run) apt(ctx context.Context, seen io.Writer, args ...string) error {
 		writers = append(writers, seen)
 	}
 	err := r.inImage(ctx, io.MultiWriter(writers...), sandbox.Spec{Args: r.aptGet(args...), Proxy: r.proxy})
-	return aptError(err, output.String())
+	return r.aptError(err, output.String())
+}
+
+var wrongFile = regexp.MustCompile(`Failed to fetch (\S+)\s+(?:Hash Sum mismatch|File has unexpected size)`)
+
+// aptError is the package's aptError. The proxy keeps packages for ever under their names, so one that the mirror gave
+// wrong is forgotten: the next upgrade asks for it again.
+func (r *run) aptError(err error, output string) error {
+	if err != nil {
+		for _, m := range wrongFile.FindAllStringSubmatch(output, -1) {
+			if err := r.cfg.Proxy.Forget(m[1]); err != nil {
+				r.cfg.Log.WithError(err).Warnf("%s stays in the proxy", m[1])
+			}
+		}
+	}
+	return aptError(err, output)
 }
 
 // aptError tells whose fault it is that apt failed.
@@ -161,8 +176,6 @@ func aptError(err error, output string) error {
 		return errs.Wrap(err, errs.Unavailable, CodeMirror, "packages or lists could not be fetched from the mirror")
 	case said("Unmet dependencies", "unmet dependencies"):
 		return errs.Wrap(err, errs.Invalid, CodePackages, "the packages of the image do not fit together")
-	case said("dpkg was interrupted"):
-		return errs.Wrap(err, errs.Invalid, CodePackages, "an earlier run of dpkg in the image was interrupted: finish it there first (dpkg --configure -a)")
 	}
 	return errs.Wrap(err, errs.Invalid, CodePackages, "the packages of the image could not be upgraded")
 }

@@ -190,6 +190,9 @@ func (r *run) planAll(ctx context.Context, root *os.Root) (err error) {
 	if err := checkFolders(root); err != nil {
 		return err
 	}
+	if err := checkInterrupted(root); err != nil {
+		return err
+	}
 	if r.before, err = readStatus(root); err != nil {
 		return err
 	}

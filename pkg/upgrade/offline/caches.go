@@ -1,0 +1,232 @@
+package offline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
+	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/sandbox"
+	"github.com/kiln-cloud/kiln/pkg/upgrade/offline/lists"
+	"github.com/kiln-cloud/kiln/pkg/upgrade/offline/pool"
+	"github.com/kiln-cloud/kiln/pkg/upgrade/offline/reuse"
+)
+
+// Caches are what one upgrade leaves for the next ones, of any image. Each may be nil: then that part is done anew every
+// time. They change how long an upgrade takes, not what it makes.
+type Caches struct {
+	Lists    *lists.Shelf // package lists, verified once
+	Packages *pool.Store  // packages, verified and unpacked once
+	Results  *reuse.Cache // initial RAM disks, for images where every input of them is the same
+}
+
+// OpenCaches opens all of them below a folder that several processes may share.
+func OpenCaches(dir, keyring string, proxy *mirror.Proxy, log logrus.FieldLogger) (c Caches, err error) {
+	if c.Lists, err = lists.New(lists.Config{Dir: filepath.Join(dir, "lists"), Keyring: keyring, Upstream: proxy, Log: log}); err != nil {
+		return Caches{}, err
+	}
+	if c.Packages, err = pool.Open(pool.Config{Dir: filepath.Join(dir, "unpacked"), Log: log}); err != nil {
+		return Caches{}, err
+	}
+	if c.Results, err = reuse.Open(reuse.Config{Dir: filepath.Join(dir, "results"), Log: log}); err != nil {
+		return Caches{}, err
+	}
+	return c, nil
+}
+
+// layLists brings the lists without apt. It is false where apt has to fetch them: it names best what is wrong with them.
+func (r *run) layLists(ctx context.Context, root *os.Root) (bool, error) {
+	if r.cfg.Caches.Lists == nil {
+		return false, nil
+	}
+	archs, err := r.architectures(root)
+	if err != nil {
+		return false, err
+	}
+	installed := make([]string, len(r.before))
+	for i, p := range r.before {
+		installed[i] = p.Name
+	}
+	err = r.cfg.Caches.Lists.Lay(ctx, r.req.Suites, archs, installed, filepath.Join(r.control(), "lists"))
+	if err != nil && ctx.Err() == nil {
+		r.cfg.Log.WithError(err).Info("apt fetches the package lists itself")
+		return false, r.emptyLists()
+	}
+	return err == nil, err
+}
+
+func (r *run) emptyLists() error {
+	dir := filepath.Join(r.control(), "lists")
+	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(filepath.Join(dir, "partial"), 0o755)); err != nil {
+		return errs.Wrap(err, errs.Internal, CodeRequest, "the work folder cannot be filled")
+	}
+	return nil
+}
+
+// architectures are those of the image: its own, and those that dpkg was told to accept too.
+func (r *run) architectures(root *os.Root) ([]string, error) {
+	var archs []string
+	for _, p := range r.before {
+		if p.Name == "dpkg" {
+			archs = append(archs, p.Architecture)
+		}
+	}
+	foreign, err := readFile(root, "var/lib/dpkg/arch", 1<<16)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, cannotRead(err, "var/lib/dpkg/arch")
+	}
+	for arch := range strings.FieldsSeq(string(foreign)) {
+		if plainWord.MatchString(arch) && !slices.Contains(archs, arch) {
+			archs = append(archs, arch)
+		}
+	}
+	if len(archs) == 0 {
+		return nil, errs.New(errs.Invalid, CodeLayout, "the image has no dpkg")
+	}
+	return archs, nil
+}
+
+// Where the packages of the plan are seen in the image.
+const (
+	stockInside = "/run/kiln-packages"
+	stockFile   = "_run_kiln-packages_._"
+	stockLists  = "stock/lists"
+	stockSource = "stock/sources.list"
+)
+
+// stock brings the packages of the plan into the store and lays a repository of just them, which apt reads in place: nothing
+// is fetched, compared or uncompressed again. Without it apt fetches them through the proxy.
+func (r *run) stock(ctx context.Context) error {
+	if r.cfg.Caches.Packages == nil || len(r.plan.uris) == 0 {
+		return nil
+	}
+	var packages []pool.Source
+	for name, uri := range r.plan.uris {
+		sum, ok := strings.CutPrefix(r.plan.sums[name], "SHA256:")
+		if !ok {
+			return nil // apt knows a checksum of another kind, and checks it
+		}
+		packages = append(packages, pool.Source{Name: name, SHA256: sum, Open: func(ctx context.Context) (io.ReadCloser, error) { return r.fetch(ctx, uri) }})
+	}
+	slices.SortFunc(packages, func(a, b pool.Source) int { return strings.Compare(a.Name, b.Name) })
+	err := r.fill(ctx, packages)
+	if err != nil && ctx.Err() == nil {
+		r.cfg.Log.WithError(err).Info("the packages come without the store")
+		return nil
+	}
+	return err
+}
+
+func (r *run) fill(ctx context.Context, packages []pool.Source) error {
+	group, limited := errgroup.WithContext(ctx)
+	group.SetLimit(4)
+	for _, p := range packages {
+		group.Go(func() error { return r.cfg.Caches.Packages.Bring(limited, p) })
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	repository, index, err := r.cfg.Caches.Packages.Lay(packages)
+	if err != nil {
+		return err
+	}
+	r.stocked = repository // closed with the run, however this goes on
+	lists := filepath.Join(r.control(), stockLists)
+	files := map[string][]byte{
+		filepath.Join(r.control(), stockSource): []byte("deb [trusted=yes] file:" + stockInside + " ./\n"),
+		// Under the names that apt gives them after an update.
+		filepath.Join(lists, stockFile+"Packages"): index,
+		filepath.Join(lists, stockFile+"Release"):  []byte("Origin: Kiln\nSuite: plan\nCodename: plan\nDate: Thu, 01 Jan 1970 00:00:00 UTC\n"),
+	}
+	if err := os.MkdirAll(filepath.Join(lists, "partial"), 0o755); err != nil {
+		return errs.Wrap(err, errs.Internal, CodeRequest, "the work folder cannot be filled")
+	}
+	for name, text := range files {
+		if err := os.WriteFile(name, text, 0o644); err != nil {
+			return errs.Wrap(err, errs.Internal, CodeRequest, "the work folder cannot be filled")
+		}
+	}
+	// apt takes what is in its cache by name and size, and does not compute four checksums of every byte.
+	for _, p := range packages {
+		if err := os.Symlink(stockInside+"/"+p.Name, filepath.Join(r.control(), "cache/archives", p.Name)); err != nil {
+			return errs.Wrap(err, errs.Internal, CodeRequest, "the work folder cannot be filled")
+		}
+	}
+	r.ready = true
+	return nil
+}
+
+// stockOptions are apt's for the packages of the plan. What may come was decided when it was made: there is nothing else
+// here, so no preference counts.
+func stockOptions() []string {
+	return []string{
+		"Dir::Etc::SourceList=" + controlInside + "/" + stockSource,
+		"Dir::State::Lists=" + controlInside + "/" + stockLists,
+		"Dir::Etc::Preferences=/dev/null",
+		"Dir::Etc::PreferencesParts=/dev/null",
+	}
+}
+
+// stockBinds show the packages in the image, which cannot change them.
+func (r *run) stockBinds() []sandbox.Bind {
+	if !r.ready {
+		return nil
+	}
+	return []sandbox.Bind{{Source: r.stocked.Dir, Target: stockInside, ReadOnly: true}}
+}
+
+// fetch reads a package through the proxy, which keeps it.
+func (r *run) fetch(ctx context.Context, uri string) (io.ReadCloser, error) {
+	if f, err := r.cfg.Proxy.Open(uri); err == nil {
+		return f, nil
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, uri, http.NoBody)
+	if err != nil {
+		return nil, errs.Wrap(err, errs.Invalid, CodeMirror, "%q is no address of a package", uri)
+	}
+	answer := &unread{header: http.Header{}, status: http.StatusOK}
+	r.proxy.ServeHTTP(answer, req)
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if answer.status != http.StatusOK {
+		return nil, errs.New(errs.Unavailable, CodeMirror, "the mirror answers %d for %s", answer.status, uri)
+	}
+	f, err := r.cfg.Proxy.Open(uri)
+	if err != nil {
+		return nil, errs.Wrap(err, errs.Unavailable, CodeMirror, "the mirror's %s was not kept", uri)
+	}
+	return f, nil
+}
+
+// unread is an answer whose bytes are read from where the proxy keeps them.
+type unread struct {
+	header http.Header
+	status int
+}
+
+func (u *unread) Header() http.Header         { return u.header }
+func (u *unread) WriteHeader(status int)      { u.status = status }
+func (u *unread) Write(p []byte) (int, error) { return len(p), nil }
+
+func (r *run) tell(format string, args ...any) {
+	fmt.Fprintf(r.log, format+"\n", args...) //nolint:errcheck // a log
+}
+
+func (r *run) closeStock() error {
+	if r.stocked == nil {
+		return nil
+	}
+	return r.stocked.Close()
+}

@@ -1,0 +1,219 @@
+package reuse
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-cloud/kiln/pkg/errs"
+)
+
+// CodeReuse is the code of faults of the folder with what is kept, and of images that cannot be read.
+const CodeReuse = "kiln.upgrade.reuse"
+
+// input is a look with what was found.
+type input struct {
+	look
+	Content bool   `json:"c,omitempty"`
+	State   string `json:"s"`
+}
+
+const absent = "absent"
+
+// maxInput bounds one input, in bytes.
+const maxInput = 1 << 30
+
+// states finds out how the looks are in a tree. Names below what is not there are left out: they cannot be there.
+func states(ctx context.Context, root *os.Root, l *Looks, ignored []string) ([]input, error) {
+	var inputs []input
+	for _, at := range l.sorted() {
+		if !below(at.Path, ignored) {
+			inputs = append(inputs, input{look: at, Content: l.seen[at]})
+		}
+	}
+	dir, err := root.Open(".")
+	if err != nil {
+		return nil, unreadable(err, "/")
+	}
+	defer dir.Close() //nolint:errcheck // read only
+	for at := range l.roots {
+		// In a root that the command made itself there is nothing of the image. In another one, names have other meanings.
+		if was, err := state(int(dir.Fd()), input{look: at}); err != nil || was != absent {
+			return nil, errs.New(errs.Invalid, CodeReuse, "the command changed its root to %s of the image: what it looked at there is not known", at.Path)
+		}
+	}
+	err = each(ctx, inputs, func(in *input) (err error) {
+		in.State, err = state(int(dir.Fd()), *in)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	gone := map[string]bool{}
+	for _, in := range inputs {
+		if in.State == absent && !strings.Contains(in.Path, "..") {
+			gone[in.Path] = true
+		}
+	}
+	return slices.DeleteFunc(inputs, func(in input) bool {
+		for at := path.Dir(in.Path); at != "/"; at = path.Dir(at) {
+			if gone[at] {
+				return true
+			}
+		}
+		return false
+	}), nil
+}
+
+// differs finds an input whose state is another one in this tree, or "".
+func differs(ctx context.Context, root *os.Root, inputs []input) (string, error) {
+	dir, err := root.Open(".")
+	if err != nil {
+		return "", unreadable(err, "/")
+	}
+	defer dir.Close() //nolint:errcheck // read only
+	var other otherError
+	err = each(ctx, inputs, func(in *input) error {
+		now, err := state(int(dir.Fd()), *in)
+		if err == nil && now != in.State {
+			return otherError(fmt.Sprintf("%s was %.80q and is %.80q", in.Path, in.State, now))
+		}
+		return err
+	})
+	if errors.As(err, &other) {
+		return string(other), nil
+	}
+	return "", err
+}
+
+type otherError string
+
+func (e otherError) Error() string { return string(e) }
+
+// each calls f for all inputs, on all processors, and gives the first error.
+func each(ctx context.Context, inputs []input, f func(*input) error) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var wg sync.WaitGroup
+	workers := runtime.GOMAXPROCS(0)
+	for w := range workers {
+		wg.Go(func() {
+			for i := w; i < len(inputs) && ctx.Err() == nil; i += workers {
+				if err := f(&inputs[i]); err != nil {
+					stop(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+// state tells how a name is below a root. Links are resolved as the kernel does for a process with that root.
+func state(root int, in input) (string, error) {
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV}
+	if !in.Follow {
+		how.Flags |= unix.O_NOFOLLOW
+	}
+	fd, err := open(root, in.Path, how)
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENAMETOOLONG), errors.Is(err, unix.EXDEV):
+		return absent, nil
+	case err != nil:
+		return "", unreadable(err, in.Path)
+	}
+	defer unix.Close(fd) //nolint:errcheck // read only
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return "", unreadable(err, in.Path)
+	}
+	text := fmt.Sprintf("%o %d:%d", st.Mode, st.Uid, st.Gid)
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFLNK:
+		target := make([]byte, unix.PathMax)
+		n, err := unix.Readlinkat(fd, "", target)
+		if err != nil {
+			return "", unreadable(err, in.Path)
+		}
+		return text + " " + string(target[:n]), nil
+	case unix.S_IFREG:
+		text += fmt.Sprintf(" %d", st.Size)
+		if in.Content && st.Size > 0 {
+			sum, err := content(root, in.Path, how)
+			return text + " " + sum, err
+		}
+	case unix.S_IFDIR:
+		if in.Content {
+			sum, err := listing(root, in.Path, how)
+			return text + " " + sum, err
+		}
+	}
+	return text, nil
+}
+
+// open asks again where a rename elsewhere in the tree made the kernel give up.
+func open(root int, path string, how unix.OpenHow) (int, error) {
+	path = strings.TrimLeft(path, "/")
+	if path == "" {
+		path = "."
+	}
+	for range 100 {
+		fd, err := unix.Openat2(root, path, &how)
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
+			return fd, err
+		}
+	}
+	return -1, unix.EAGAIN
+}
+
+func content(root int, path string, how unix.OpenHow) (string, error) {
+	how.Flags = unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY
+	fd, err := open(root, path, how)
+	if err != nil {
+		return "", unreadable(err, path)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close() //nolint:errcheck // read only
+	sum := sha256.New()
+	if n, err := io.CopyBuffer(struct{ io.Writer }{sum}, io.LimitReader(f, maxInput), make([]byte, 128<<10)); err != nil || n == maxInput {
+		return "", unreadable(err, path)
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+// listing is the checksum of the names and their kinds.
+func listing(root int, path string, how unix.OpenHow) (string, error) {
+	how.Flags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC
+	fd, err := open(root, path, how)
+	if err != nil {
+		return "", unreadable(err, path)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close() //nolint:errcheck // read only
+	entries, err := f.ReadDir(-1)
+	if err != nil {
+		return "", unreadable(err, path)
+	}
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name() + "\x00" + e.Type().String()
+	}
+	slices.Sort(names)
+	sum := sha256.Sum256([]byte(strings.Join(names, "\n")))
+	return hex.EncodeToString(sum[:]), nil
+}
+
+func unreadable(err error, path string) error {
+	return errs.Wrap(err, errs.Invalid, CodeReuse, "%.200s of the image cannot be read", path)
+}
