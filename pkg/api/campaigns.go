@@ -41,7 +41,12 @@ func (a *api) listCampaigns(ctx context.Context, req *Request[None]) (Response, 
 
 // reach refuses a filter that takes images of other projects than the caller's, but for an administrator.
 func reach[In any](req *Request[In], f campaign.Filter) error {
-	if f.Beyond(req.Caller.ProjectID) {
+	return reachOf(req, req.Caller.ProjectID, f)
+}
+
+// reachOf is reach for what a project has: what an administrator lets reach other projects, administrators alone change.
+func reachOf[In any](req *Request[In], projectID string, f campaign.Filter) error {
+	if f.Beyond(projectID) {
 		return req.enforce(policy.CampaignsEverywhere, "")
 	}
 	return nil
@@ -101,6 +106,9 @@ func (a *api) steer(do func(ctx context.Context, by job.By, id string) (campaign
 		if err != nil {
 			return Response{}, err
 		}
+		if err := reachOf(req, c.ProjectID, c.Filter); err != nil {
+			return Response{}, err
+		}
 		c, err = do(ctx, req.By, c.ID)
 		return ok(a.seen(c)), err
 	}
@@ -150,19 +158,18 @@ func (a *api) showUpgradePolicy(ctx context.Context, req *Request[None]) (Respon
 	return ok(p), err
 }
 
-// updateUpgradePolicy: a policy that an administrator lets reach other projects is changed by administrators alone.
 func (a *api) updateUpgradePolicy(ctx context.Context, req *Request[campaign.PolicyChange]) (Response, error) {
 	p, err := upgradePolicyOf(ctx, a, req)
 	if err != nil {
 		return Response{}, err
 	}
-	if p.Filter.Beyond(p.ProjectID) {
-		err = req.enforce(policy.CampaignsEverywhere, "")
-	} else if req.Body.Filter != nil && req.Body.Filter.Beyond(p.ProjectID) {
-		err = req.enforce(policy.CampaignsEverywhere, "")
-	}
-	if err != nil {
+	if err := reachOf(req, p.ProjectID, p.Filter); err != nil {
 		return Response{}, err
+	}
+	if req.Body.Filter != nil {
+		if err := reachOf(req, p.ProjectID, *req.Body.Filter); err != nil {
+			return Response{}, err
+		}
 	}
 	p, err = a.campaigns.UpdatePolicy(ctx, req.By, p.ID, req.Body)
 	return ok(p), err
@@ -171,6 +178,9 @@ func (a *api) updateUpgradePolicy(ctx context.Context, req *Request[campaign.Pol
 func (a *api) deleteUpgradePolicy(ctx context.Context, req *Request[None]) (Response, error) {
 	p, err := upgradePolicyOf(ctx, a, req)
 	if err != nil {
+		return Response{}, err
+	}
+	if err := reachOf(req, p.ProjectID, p.Filter); err != nil {
 		return Response{}, err
 	}
 	return noContent(), a.campaigns.DeletePolicy(ctx, req.By, p)

@@ -11,7 +11,7 @@ import (
 
 func TestChoose(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, f *fleet) {
+	embedded(t, func(t *testing.T, f *fleet) {
 		f.image("web", "p", "web", "openssl high", "bash low")
 		f.image("db", "p", "db", "bash medium")
 		f.image("plain", "p", "", "zlib ")

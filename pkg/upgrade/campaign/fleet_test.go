@@ -69,7 +69,13 @@ func (p *planner) FindPlan(_ context.Context, id string) (upgrade.Plan, error) {
 	return plan, nil
 }
 
-// onBoth runs a test on SQLite and on a real MariaDB.
+// embedded runs a test on SQLite.
+func embedded(t *testing.T, test func(t *testing.T, f *fleet)) {
+	t.Helper()
+	test(t, newFleet(t, store.Config{Driver: store.SQLite, DSN: filepath.Join(t.TempDir(), "kiln.db")}))
+}
+
+// onBoth runs a test on SQLite and on a real MariaDB: those in which several engines meet.
 func onBoth(t *testing.T, test func(t *testing.T, f *fleet)) {
 	t.Helper()
 	t.Run("SQLite", func(t *testing.T) {

@@ -82,7 +82,7 @@ func TestEightImages(t *testing.T) {
 
 func TestStopsAtFailures(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, f *fleet) {
+	embedded(t, func(t *testing.T, f *fleet) {
 		for _, id := range ids(6) {
 			f.image(id, "p", catalog.FamilyName(id), "openssl high")
 		}
@@ -109,7 +109,7 @@ func TestStopsAtFailures(t *testing.T) {
 
 func TestPauseResumeCancel(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, f *fleet) {
+	embedded(t, func(t *testing.T, f *fleet) {
 		ctx := t.Context()
 		for _, id := range ids(5) {
 			f.image(id, "p", catalog.FamilyName(id), "openssl high")
@@ -167,7 +167,7 @@ func TestPauseResumeCancel(t *testing.T) {
 
 func TestWaitsForItsHours(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, f *fleet) {
+	embedded(t, func(t *testing.T, f *fleet) {
 		for _, id := range ids(4) {
 			f.image(id, "p", catalog.FamilyName(id), "openssl high")
 		}
@@ -260,7 +260,7 @@ func TestOneImageForTwo(t *testing.T) {
 // Images that share changes: one is recorded while the rest of its batch waits, then the others get the record.
 func TestBatches(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, f *fleet) {
+	embedded(t, func(t *testing.T, f *fleet) {
 		f.planner = &planner{desk: f.desk, plans: map[string]upgrade.Plan{}}
 		plan := func(id string, changes ...string) {
 			p := upgrade.Plan{ImageID: id, CreatedAt: f.now(), Release: "bookworm", Architecture: "amd64"}
