@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -42,7 +43,7 @@ func fill(t testing.TB, at string) {
 	t.Helper()
 	run(t, "cp", "-a", richTree(t)+"/.", at)
 	for i := range 3000 {
-		write(t, at, fmt.Sprintf("large/%s%d", strings.Repeat("n", 150), i), fmt.Sprint(i), 0o640)
+		write(t, at, fmt.Sprintf("large/%s%d", strings.Repeat("n", 150), i), strconv.Itoa(i), 0o640)
 	}
 	for _, name := range []string{"", strings.Repeat("m", 200)} {
 		for i := range 40 {

@@ -61,11 +61,11 @@ func makeVolumes(t testing.TB, count int, commands ...string) *volumes {
 // lvm runs one of the tools on this test's devices alone.
 func (v *volumes) lvm(tool string, args ...string) string {
 	v.t.Helper()
-	filter := ""
+	var filter strings.Builder
 	for _, d := range v.devices {
-		filter += fmt.Sprintf("%q,", "a|^"+d+"$|")
+		fmt.Fprintf(&filter, "%q,", "a|^"+d+"$|")
 	}
-	config := "devices{use_devicesfile=0 filter=[" + filter + `"r|.*|"]} backup{backup=0 archive=0} activation{udev_sync=0 udev_rules=0}`
+	config := "devices{use_devicesfile=0 filter=[" + filter.String() + `"r|.*|"]} backup{backup=0 archive=0} activation{udev_sync=0 udev_rules=0}`
 	cmd := exec.CommandContext(v.t.Context(), "/usr/sbin/"+tool, append([]string{"--driverloaded", "n", "--config", config}, args...)...)
 	cmd.Env = append(os.Environ(), "LVM_SUPPRESS_FD_WARNINGS=1")
 	var errors bytes.Buffer

@@ -105,7 +105,7 @@ func (w *view) Names(d *tree.Inode, fn func(name string, inode uint64) error) er
 		if k.object != o.inode || k.kind != kindDirIndex {
 			return errStop
 		}
-		e, _, err := decodeName(data)
+		e, err := decodeName(data)
 		if err != nil {
 			return err
 		}

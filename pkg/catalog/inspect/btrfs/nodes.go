@@ -19,7 +19,7 @@ const (
 )
 
 // errStop ends a scan without being an error.
-var errStop = tree.Stop
+var errStop = tree.ErrStop
 
 // key is what all items of all trees are sorted by.
 type key struct {

@@ -1,7 +1,6 @@
 package btrfs
 
 import (
-	"bytes"
 	"encoding/binary"
 	"slices"
 	"strings"
@@ -84,7 +83,7 @@ func (v *volume) defaultSubvolume() (uint64, error) {
 		if k.object != rootDirectory || k.kind != kindDirItem {
 			return errStop
 		}
-		e, _, err := decodeName(data)
+		e, err := decodeName(data)
 		if err == nil && e.name == "default" {
 			id = e.to.object
 		}
@@ -181,16 +180,16 @@ type dirEntry struct {
 	to   key
 }
 
-// decodeName unpacks one name of a directory item; rest is what follows where several names have one hash.
-func decodeName(b []byte) (e dirEntry, rest []byte, err error) {
+// decodeName unpacks the first name of a directory item: of those by index, and in the tree of trees, there is only one.
+func decodeName(b []byte) (dirEntry, error) {
 	const head = 30
 	if len(b) < head {
-		return e, nil, corrupt("a directory item of %d bytes", len(b))
+		return dirEntry{}, corrupt("a directory item of %d bytes", len(b))
 	}
 	le := binary.LittleEndian
 	data, size := int(le.Uint16(b[25:])), int(le.Uint16(b[27:]))
 	if size == 0 || head+size+data > len(b) {
-		return e, nil, corrupt("a name of %d bytes", size)
+		return dirEntry{}, corrupt("a name of %d bytes", size)
 	}
-	return dirEntry{name: string(bytes.Clone(b[head : head+size])), to: decodeKey(b)}, b[head+size+data:], nil
+	return dirEntry{name: string(b[head : head+size]), to: decodeKey(b)}, nil
 }

@@ -26,7 +26,7 @@ func fill(r io.ReaderAt, fsys Reader, i *Inode, out []byte) error {
 			return err
 		}
 		if end = e.At + e.Length; e.At >= int64(len(out)) {
-			return Stop
+			return ErrStop
 		}
 		part := out[e.At:min(end, int64(len(out)))]
 		if e.Data == nil {
@@ -36,7 +36,7 @@ func fill(r io.ReaderAt, fsys Reader, i *Inode, out []byte) error {
 		copy(part, data)
 		return err
 	})
-	if errors.Is(err, Stop) {
+	if errors.Is(err, ErrStop) {
 		return nil
 	}
 	return err
@@ -73,7 +73,7 @@ func (t *Tree) Stream(w io.Writer, number uint64, buf []byte) error {
 		buf = make([]byte, streamPiece)
 	}
 	s := &stream{r: t.r, w: w, size: i.Size, buf: buf[:streamPiece]}
-	if err := t.fs.Extents(i, s.extent); err != nil && !errors.Is(err, Stop) {
+	if err := t.fs.Extents(i, s.extent); err != nil && !errors.Is(err, ErrStop) {
 		return err
 	}
 	return s.zeros(i.Size)
@@ -91,7 +91,7 @@ type stream struct {
 // extent writes one run, with the hole before it.
 func (s *stream) extent(e Extent) error {
 	if e.At >= s.size {
-		return Stop // allocated beyond the end
+		return ErrStop // allocated beyond the end
 	}
 	if err := inOrder(e, s.at); err != nil {
 		return err

@@ -19,8 +19,8 @@ var ErrCorrupt = errors.New("damaged file system")
 // ErrEncrypted says that a file's content needs a key that is not on the disk.
 var ErrEncrypted = errors.New("the file is encrypted")
 
-// Stop ends a loop over names or extents without being an error.
-var Stop = errors.New("enough") //nolint:errname,revive // a signal as fs.SkipAll is, not an error
+// ErrStop ends a loop over names or extents without being an error.
+var ErrStop = errors.New("enough") // a signal, as fs.SkipAll is
 
 // Corrupt is an error whose cause is ErrCorrupt.
 func Corrupt(format string, args ...any) error {
@@ -179,7 +179,7 @@ func (t *Tree) scan(i *Inode, fn func(name string, number uint64) error) error {
 		}
 		return fn(name, number)
 	})
-	if errors.Is(err, Stop) {
+	if errors.Is(err, ErrStop) {
 		return nil
 	}
 	return err

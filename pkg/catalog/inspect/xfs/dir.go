@@ -26,7 +26,7 @@ func (v *volume) Names(d *tree.Inode, fn func(name string, inode uint64) error) 
 		for k := range e.count {
 			at := (e.at + k) * v.blockSize
 			if at >= dirSpace {
-				return tree.Stop
+				return tree.ErrStop
 			}
 			if read += v.blockSize; read > maxDir {
 				return corrupt("a directory of more than %d bytes", maxDir)
@@ -51,7 +51,7 @@ func (v *volume) Names(d *tree.Inode, fn func(name string, inode uint64) error) 
 		}
 		return nil
 	})
-	if errors.Is(err, tree.Stop) && read > 0 {
+	if errors.Is(err, tree.ErrStop) && read > 0 {
 		return nil
 	}
 	return err

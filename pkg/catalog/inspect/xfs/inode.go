@@ -71,7 +71,7 @@ func (v *volume) Inode(n uint64) (*tree.Inode, error) {
 	i.Own = own
 	if i.Is(tree.TypeFile) && own.format == formatExtents && own.count > 0 && len(own.data) >= extentSize {
 		if e := decode(own.data); e.block != 0 {
-			i.Place, _ = v.place(e.block, 1) //nolint:errcheck // only an order of reading; Extents refuses it
+			i.Place, _ = v.place(e.block, 1) // only an order of reading: a wrong place is refused by Extents
 		}
 	}
 	return i, nil
@@ -98,7 +98,7 @@ func (v *volume) Target(i *tree.Inode) (string, error) {
 	var out []byte
 	err := v.runs(i, func(e extent) error {
 		if int64(len(out)) >= i.Size || e.count*v.blockSize > maxTargetRun {
-			return tree.Stop
+			return tree.ErrStop
 		}
 		b, err := v.blocksAt(e.block, e.count)
 		if err != nil {
