@@ -173,6 +173,16 @@ func (p *Proxy) Open(address string) (*os.File, error) {
 	return os.Open(p.file(u))
 }
 
+// Forget drops a file that the proxy has kept, by its address: what turned out not to be what the signed index says is
+// asked for again. That it is not kept is no error.
+func (p *Proxy) Forget(address string) error {
+	u, err := url.Parse(address)
+	if err != nil || !p.permits(u) {
+		return errs.New(errs.Forbidden, "kiln.advisory.mirror_refused", "%s is not below a package mirror of this job", address)
+	}
+	return p.space.forget(p.file(u))
+}
+
 type countingWriter struct {
 	http.ResponseWriter
 	counts  *counters

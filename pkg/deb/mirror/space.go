@@ -61,6 +61,18 @@ func (s *space) used(name string) {
 	}
 }
 
+// forget removes a file and its count.
+func (s *space) forget(name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := os.Remove(name); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	s.total -= s.files[name].size
+	delete(s.files, name)
+	return nil
+}
+
 // added counts a new or replaced file and makes room. Whoever reads a dropped file keeps it open.
 func (s *space) added(name string, size int64) {
 	s.mu.Lock()

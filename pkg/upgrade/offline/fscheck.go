@@ -41,7 +41,22 @@ func (r *run) checkFileSystem(ctx context.Context) error {
 		defer device.Close() //nolint:errcheck // its last user frees the device
 		where = device.Name()
 	}
-	cmd := exec.CommandContext(ctx, checker.args[0], append(checker.args[1:len(checker.args):len(checker.args)], where)...)
+	out, err := r.outside(ctx, checker.args[0], append(checker.args[1:len(checker.args):len(checker.args)], where)...)
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.As(err, &exit):
+		return failed("its file system has errors: %.500q", out)
+	}
+	return errs.Wrap(err, errs.Unavailable, CodeGate, "the %s file system cannot be checked; install %s", r.facts.FileSystem, checker.pkg)
+}
+
+// outside runs a program of the host on the copy, and gives the end of what it said.
+func (r *run) outside(ctx context.Context, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = []string{"PATH=/usr/sbin:/sbin:/usr/bin:/bin", "LC_ALL=C.UTF-8"}
 	var out tailBuffer
 	cmd.Stdout, cmd.Stderr = io.MultiWriter(r.log, &out), io.MultiWriter(r.log, &out)
@@ -50,14 +65,5 @@ func (r *run) checkFileSystem(ctx context.Context) error {
 	if err == nil {
 		err = cmd.Wait()
 	}
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case errors.As(err, &exit):
-		return failed("its file system has errors: %.500q", out.String())
-	}
-	return errs.Wrap(err, errs.Unavailable, CodeGate, "the %s file system cannot be checked; install %s", r.facts.FileSystem, checker.pkg)
+	return out.String(), err
 }

@@ -54,6 +54,9 @@ const (
 // gate refuses an image that would not boot, whose packages are not whole or not those of the plan, or in which scripts
 // left what they must not leave.
 func (r *run) gate(ctx context.Context, root *os.Root, old before) error {
+	if err := checkFolders(root); err != nil {
+		return failed("%v", err)
+	}
 	if err := r.checkPackages(ctx, root); err != nil {
 		return err
 	}

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"os"
+	"os/exec"
 	"strings"
 	"unsafe"
 
@@ -30,9 +32,11 @@ type shortage struct {
 	inodes, wanted   int64
 	bytesEach        int64 // of the file system, for one inode
 	lackInodes, lack int64 // 0 or less: enough
+	base             int64 // of the disk before it grew the first time
 }
 
-// measure holds the plan against the room in the image's file system.
+// measure holds the plan against the room in the image's file system. Before there is a plan, it is what a sandbox needs:
+// its mount points are made in the image.
 func (r *run) measure(root *os.Root) error {
 	dir, err := root.Open(".")
 	if err != nil {
@@ -43,7 +47,7 @@ func (r *run) measure(root *os.Root) error {
 	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
 		return errs.Wrap(err, errs.Internal, CodeRequest, "the image's file system cannot be read")
 	}
-	r.short = shortage{free: int64(st.Bfree) * st.Bsize, needed: r.plan.grows, inodes: int64(st.Ffree)}
+	r.short = shortage{free: int64(st.Bfree) * st.Bsize, needed: r.plan.grows, inodes: int64(st.Ffree), base: r.short.base}
 	r.short.lack = r.short.needed - r.short.free
 	if st.Files > 0 { // btrfs has as many as fit
 		r.short.bytesEach = int64(st.Blocks) * st.Bsize / int64(st.Files)
@@ -94,7 +98,10 @@ func (r *run) makeRoom(ctx context.Context) error {
 	size := r.facts.VirtualSize
 	need := max(s.lack, 0) + max(s.lackInodes, 0)*s.bytesEach
 	need += need/8 + spare
-	most := size + int64(r.req.Policy.GrowGiB)*gib
+	if r.short.base == 0 {
+		r.short.base = size
+	}
+	most := r.short.base + int64(r.req.Policy.GrowGiB)*gib
 	if size+need > most {
 		return s.refused("the policy lets the disk grow by %d GiB, which is less", r.req.Policy.GrowGiB)
 	}
@@ -120,14 +127,20 @@ func (r *run) grow(ctx context.Context, to int64) error {
 	if err := r.growPartition(to); err != nil {
 		return err
 	}
+	// Mounted so, a journal that was left is played back: resize2fs does not work on a file system that has one.
 	if err := r.mountWith(ctx, r.withJournal()); err != nil {
 		return err
 	}
-	if err := r.inRoot(func(root *os.Root) error { return growFileSystem(root, r.facts.FileSystem, r.root.Length) }); err != nil {
+	if err := r.inRoot(func(root *os.Root) error { return growMounted(root, r.facts.FileSystem, r.root.Length) }); err != nil {
 		return err
 	}
 	if err := r.mount.Unmount(ctx); err != nil {
 		return err
+	}
+	if strings.HasPrefix(r.facts.FileSystem, "ext") {
+		if err := r.resize2fs(ctx); err != nil {
+			return err
+		}
 	}
 	r.report.GrownTo, r.facts.VirtualSize = to, to
 	return r.mountRoot(ctx)
@@ -148,9 +161,29 @@ func (r *run) growPartition(to int64) error {
 	return f.Sync()
 }
 
-// growFileSystem makes a mounted file system fill its device of length bytes. The kernel does it: ext4(5)'s
-// EXT4_IOC_RESIZE_FS, XFS_IOC_FSGROWFSDATA and BTRFS_IOC_RESIZE are what resize2fs, xfs_growfs and btrfs call.
-func growFileSystem(root *os.Root, kind string, length int64) error {
+// resize2fs makes an ext file system fill its partition. The kernel could do it too, but asks for a capability
+// (CAP_SYS_RESOURCE) that workers in containers rarely have.
+func (r *run) resize2fs(ctx context.Context) error {
+	// On a device, because it cuts a file to the length of the file system even when that begins at an offset.
+	device, err := disk.AttachLoop(r.raw, r.root.Start, r.root.Length, false)
+	if err != nil {
+		return err
+	}
+	defer device.Close() //nolint:errcheck // resize2fs has written; its last user frees the device
+	out, err := r.outside(ctx, "/usr/sbin/resize2fs", "-f", device.Name())
+	var exit *exec.ExitError
+	switch {
+	case err == nil || ctx.Err() != nil:
+		return ctx.Err()
+	case errors.As(err, &exit):
+		return errs.New(errs.Invalid, CodeDiskFull, "the %s file system of the image cannot grow: %.500q", r.facts.FileSystem, out)
+	}
+	return errs.Wrap(err, errs.Unavailable, CodeDiskFull, "the image's file system cannot grow; install e2fsprogs")
+}
+
+// growMounted makes a mounted xfs or btrfs fill its device of length bytes: both grow only so. XFS_IOC_FSGROWFSDATA and
+// BTRFS_IOC_RESIZE are what xfs_growfs and btrfs call.
+func growMounted(root *os.Root, kind string, length int64) error {
 	dir, err := root.Open(".")
 	if err != nil {
 		return errs.Wrap(err, errs.Internal, CodeDiskFull, "the image's file system cannot be opened")
@@ -162,8 +195,8 @@ func growFileSystem(root *os.Root, kind string, length int64) error {
 	}
 	blocks := uint64(length / st.Bsize) //nolint:gosec // of a partition: positive
 	const (
-		ext4Resize, xfsGeometry, xfsGrow, btrfsResize = 0x40086610, 0x80705864, 0x4010586e, 0x50009403
-		imaxpctAt                                     = 28 // in struct xfs_fsop_geom_v1, linux/xfs_fs.h
+		xfsGeometry, xfsGrow, btrfsResize = 0x80705864, 0x4010586e, 0x50009403
+		imaxpctAt                         = 28 // in struct xfs_fsop_geom_v1, linux/xfs_fs.h
 	)
 	do := func(request uintptr, arg []byte) error {
 		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, dir.Fd(), request, uintptr(unsafe.Pointer(&arg[0]))); errno != 0 { //nolint:gosec // an ioctl takes a pointer
@@ -184,5 +217,5 @@ func growFileSystem(root *os.Root, kind string, length int64) error {
 		copy(arg[8:], "max")
 		return do(btrfsResize, arg)
 	}
-	return do(ext4Resize, binary.NativeEndian.AppendUint64(nil, blocks))
+	return nil
 }

@@ -45,9 +45,27 @@ func checkFolders(root *os.Root) error {
 			if err != nil {
 				return cannotRead(err, name)
 			}
-			return errs.New(errs.Invalid, CodeLayout, "/%s of the image is a symbolic link to %.200q: an image like that cannot be upgraded offline", name, target)
+			return errs.New(errs.Invalid, CodeLayout, "/%s is a symbolic link to %.200q: an image like that cannot be upgraded offline", name, target)
 		case !info.IsDir():
-			return errs.New(errs.Invalid, CodeLayout, "/%s of the image is no folder", name)
+			return errs.New(errs.Invalid, CodeLayout, "/%s is no folder", name)
+		}
+	}
+	return nil
+}
+
+// checkInterrupted refuses an image in which dpkg was cut off: it leaves what it did not bring into its status. Names of
+// anything else than digits are dpkg's own leftovers.
+func checkInterrupted(root *os.Root) error {
+	names, err := fs.ReadDir(root.FS(), "var/lib/dpkg/updates")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return cannotRead(err, "var/lib/dpkg/updates")
+	}
+	for _, e := range names {
+		if strings.Trim(e.Name(), "0123456789") == "" {
+			return errs.New(errs.Invalid, CodePackages, "an earlier run of dpkg in the image was interrupted: finish it there first (dpkg --configure -a)")
 		}
 	}
 	return nil

@@ -164,6 +164,12 @@ func (r *run) mounted(ctx context.Context) (err error) {
 	if err := r.mountRoot(ctx); err != nil {
 		return err
 	}
+	if err := r.inRoot(r.lookFirst); err != nil {
+		return err
+	}
+	if err := r.makeRoom(ctx); err != nil {
+		return err
+	}
 	if err := r.inRoot(func(root *os.Root) error { return r.planAll(ctx, root) }); err != nil || r.report.Unchanged {
 		return err
 	}
@@ -185,8 +191,8 @@ func (r *run) inRoot(f func(*os.Root) error) error {
 	return errors.Join(f(root), root.Close())
 }
 
-// planAll finds out what is to be done, and changes nothing.
-func (r *run) planAll(ctx context.Context, root *os.Root) (err error) {
+// lookFirst refuses what cannot be upgraded before any program of the image runs.
+func (r *run) lookFirst(root *os.Root) (err error) {
 	if err := checkFolders(root); err != nil {
 		return err
 	}
@@ -199,6 +205,11 @@ func (r *run) planAll(ctx context.Context, root *os.Root) (err error) {
 	if err := r.checkLayout(root); err != nil {
 		return err
 	}
+	return r.measure(root)
+}
+
+// planAll finds out what is to be done, and changes nothing.
+func (r *run) planAll(ctx context.Context, root *os.Root) error {
 	if err := r.step(ctx, "lists", func(ctx context.Context) error { return r.fetchLists(ctx, root) }); err != nil {
 		return err
 	}
@@ -220,7 +231,7 @@ func (r *run) mountRoot(ctx context.Context) error {
 // withJournal are the options for a mount that keeps the file system whole by itself. xfs knows no barriers any more.
 func (r *run) withJournal() string {
 	if r.facts.FileSystem == "xfs" {
-		return "noatime"
+		return "noatime,nouuid" // another image made from the same one may be mounted beside it
 	}
 	return "noatime,nobarrier"
 }

@@ -110,11 +110,11 @@ func (r *run) checkPrivilege(ctx context.Context, name string, is node, owned fi
 			return nil
 		}
 	}
-	what := "setuid or setgid"
+	what := "made setuid or setgid"
 	if is.powers != "" {
 		what = "given capabilities"
 	}
-	return failed("/%s was made %s by a script: no package ships it so", name, what)
+	return failed("/%s was %s by a script: no package ships it so", name, what)
 }
 
 // sweepStrays removes what scripts left in folders of users, and lists the rest that belongs to nobody.
