@@ -48,7 +48,7 @@ type Client struct {
 	cfg  ClientConfig
 	keys openpgp.EntityList
 	mu   sync.Mutex
-	last map[string]parsed // by InRelease URL
+	last map[string]parsed // by InRelease URL, components and architecture
 }
 
 type parsed struct {
@@ -97,8 +97,8 @@ func (c *Client) Fetch(ctx context.Context, s Suite) (*Index, error) {
 		c.forget(base + "InRelease")
 		return nil, err
 	}
-	sum := fmt.Sprintf("%s %v %s", hashOf(data), s.Components, s.Arch)
-	if ix := c.remembered(base, sum); ix != nil {
+	key, sum := fmt.Sprintf("%s %v %s", base, s.Components, s.Arch), hashOf(data)
+	if ix := c.remembered(key, sum, rel.date); ix != nil {
 		return ix, nil
 	}
 	var all []Candidate
@@ -112,7 +112,7 @@ func (c *Client) Fetch(ctx context.Context, s Suite) (*Index, error) {
 	ix := NewIndex(s, all)
 	ix.Codename, ix.Date, ix.ValidUntil = rel.codename, rel.date, rel.validUntil
 	c.mu.Lock()
-	c.last[base] = parsed{sum: sum, index: ix}
+	c.last[key] = parsed{sum: sum, index: ix}
 	c.mu.Unlock()
 	return ix, nil
 }
@@ -131,13 +131,19 @@ func (c *Client) trusted(suite string, data []byte) (*release, error) {
 	return rel, rel.checkFresh(suite, now)
 }
 
-func (c *Client) remembered(base, sum string) *Index {
+// remembered is the index of the same release, or of a later one: an old release with a good signature would take
+// fixes back that are known already. Mirrors behind one name are not always equally fresh, so that is no error.
+func (c *Client) remembered(key, sum string, date time.Time) *Index {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if p := c.last[base]; p.sum == sum {
-		return p.index
+	p := c.last[key]
+	if p.index == nil || p.sum != sum && !date.Before(p.index.Date) {
+		return nil
 	}
-	return nil
+	if p.sum != sum {
+		c.cfg.Log.Warnf("%s was written at %s, and one of %s is known: the mirror is behind", key, date.Format(time.RFC3339), p.index.Date.Format(time.RFC3339))
+	}
+	return p.index
 }
 
 // packages fetches, verifies and parses one list. gzip comes first: a pure-Go xz reader is ten

@@ -201,6 +201,56 @@ func TestFetchRefuses(t *testing.T) {
 	}
 }
 
+// A mirror that goes back to an older release does not take back what is known.
+func TestFetchGoesNotBack(t *testing.T) {
+	r := newRepository(t)
+	r.publish(r.key, packages, "")
+	old := r.files["dists/stable/InRelease"]
+	r.publish(r.key, strings.Replace(packages, "2.0", "2.1", 1), "")
+	r.resign("Date: "+epoch.Format(time.RFC1123), "Date: "+epoch.Add(time.Minute).Format(time.RFC1123))
+	c := r.client(epoch)
+	for _, release := range [][]byte{r.files["dists/stable/InRelease"], old} {
+		r.files["dists/stable/InRelease"] = release
+		ix, err := r.fetch(c)
+		if err != nil || ix.Find("openssl")[0].Version != "2.1" {
+			t.Fatalf("%+v, %v", ix, err)
+		}
+	}
+}
+
+// A mirror that dies in the middle of an answer gives an error, and the next try is whole.
+func TestFetchFromAMirrorThatDies(t *testing.T) {
+	for _, file := range []string{"InRelease", "by-hash"} {
+		r := newRepository(t)
+		r.publish(r.key, packages, "")
+		good := r.url
+		dying := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			data := r.files[strings.TrimPrefix(req.URL.Path, "/")]
+			w.Header().Set("Content-Length", fmt.Sprint(len(data)))
+			if strings.Contains(req.URL.Path, file) {
+				data = data[:len(data)/2]
+			}
+			_, _ = w.Write(data)
+		}))
+		t.Cleanup(dying.Close)
+		c := r.client(epoch)
+		if _, err := c.Fetch(t.Context(), deb.Suite{Mirror: dying.URL, Suite: "stable", Components: []string{"main"}, Arch: "amd64"}); !errs.Is(err, errs.Unavailable) || !strings.Contains(err.Error(), file) {
+			t.Errorf("%s: %v", file, err)
+		}
+		r.url = good
+		if _, err := r.fetch(c); err != nil {
+			t.Errorf("%s, afterwards: %v", file, err)
+		}
+	}
+}
+
+// resign changes the text of the release and signs it again.
+func (r *repository) resign(old, text string) {
+	r.t.Helper()
+	block, _ := clearsign.Decode(r.files["dists/stable/InRelease"])
+	r.sign(r.key, strings.Replace(string(block.Plaintext), old, text, 1))
+}
+
 func (r *repository) edit(old, text string) {
 	const name = "dists/stable/InRelease"
 	r.files[name] = bytes.Replace(r.files[name], []byte(old), []byte(text), 1)

@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -24,8 +25,9 @@ func (p *Proxy) Changelog(ctx context.Context, base string, c deb.Candidate) ([]
 	if err != nil {
 		return nil, errs.Wrap(err, errs.Invalid, "kiln.advisory.mirror_malformed", "%q is no address of a package", address)
 	}
-	got := &status{header: http.Header{}}
+	got := &body{header: http.Header{}, left: c.Size}
 	p.ServeHTTP(got, req)
+	sum := sha256.Sum256(got.data.Bytes())
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
@@ -33,23 +35,10 @@ func (p *Proxy) Changelog(ctx context.Context, base string, c deb.Candidate) ([]
 		return nil, errs.New(errs.NotFound, "kiln.advisory.package_missing", "the mirror has no %s", c.Filename)
 	case got.code != 0 && got.code != http.StatusOK:
 		return nil, errs.New(errs.Unavailable, "kiln.advisory.mirror_unavailable", "the mirror answers %d for %s", got.code, c.Filename)
+	case !strings.EqualFold(hex.EncodeToString(sum[:]), c.SHA256):
+		return nil, errs.New(errs.Unavailable, "kiln.advisory.package_mismatch", "%s is not the package that its signed index names, or it broke off", c.Filename)
 	}
-	file, err := p.Open(address)
-	if err != nil {
-		return nil, errs.Wrap(err, errs.Unavailable, "kiln.advisory.mirror_unavailable", "cannot keep %s", c.Filename)
-	}
-	defer file.Close() //nolint:errcheck // only read
-	sum := sha256.New()
-	if _, err := io.Copy(sum, file); err != nil {
-		return nil, err
-	}
-	if !strings.EqualFold(hex.EncodeToString(sum.Sum(nil)), c.SHA256) {
-		return nil, errs.New(errs.Unavailable, "kiln.advisory.package_mismatch", "%s is not the package that its signed index names", c.Filename)
-	}
-	if _, err := file.Seek(0, io.SeekStart); err != nil {
-		return nil, err
-	}
-	entries, err := deb.PackagedChangelog(file)
+	entries, err := deb.PackagedChangelog(&got.data)
 	if errors.Is(err, deb.ErrNoChangelog) {
 		return nil, errs.Wrap(err, errs.NotFound, "kiln.advisory.changelog_missing", "%s", c.Filename)
 	}
@@ -59,21 +48,31 @@ func (p *Proxy) Changelog(ctx context.Context, base string, c deb.Candidate) ([]
 	return entries, nil
 }
 
-// status is a response of which only the outcome matters: the bytes are in the cache.
-type status struct {
+// body is a response of at most as many bytes as the package has.
+type body struct {
 	header http.Header
 	code   int
+	left   int64
+	data   bytes.Buffer
 }
 
 // Header implements http.ResponseWriter.
-func (s *status) Header() http.Header { return s.header }
+func (b *body) Header() http.Header { return b.header }
 
 // WriteHeader implements http.ResponseWriter.
-func (s *status) WriteHeader(code int) {
-	if s.code == 0 {
-		s.code = code
+func (b *body) WriteHeader(code int) {
+	if b.code == 0 {
+		b.code = code
 	}
 }
 
 // Write implements http.ResponseWriter.
-func (s *status) Write(b []byte) (int, error) { return len(b), nil }
+func (b *body) Write(p []byte) (int, error) {
+	if b.code != 0 && b.code != http.StatusOK {
+		return len(p), nil // the text of an error
+	}
+	if b.left -= int64(len(p)); b.left < 0 {
+		return 0, io.ErrShortWrite // what came so far has another hash
+	}
+	return b.data.Write(p)
+}
