@@ -1,0 +1,200 @@
+package reuse_test
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kiln-cloud/kiln/pkg/sandbox"
+	"github.com/kiln-cloud/kiln/pkg/upgrade/offline/reuse"
+)
+
+// image makes a small tree.
+func image(t *testing.T, change func(dir string)) *os.Root {
+	t.Helper()
+	dir := t.TempDir()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.MkdirAll(filepath.Join(dir, "etc/hooks"), 0o755))
+	must(os.MkdirAll(filepath.Join(dir, "usr/lib/mod"), 0o755))
+	must(os.Mkdir(filepath.Join(dir, "boot"), 0o755))
+	must(os.Symlink("usr/lib", filepath.Join(dir, "lib")))
+	must(os.Symlink("/usr/lib/mod", filepath.Join(dir, "etc/absolute")))
+	must(os.WriteFile(filepath.Join(dir, "etc/conf"), []byte("MODULES=most\n"), 0o644))
+	must(os.WriteFile(filepath.Join(dir, "etc/hooks/fsck"), []byte("#!/bin/sh\n"), 0o755))
+	must(os.WriteFile(filepath.Join(dir, "usr/lib/mod/ext4.ko"), []byte("module"), 0o644))
+	must(os.WriteFile(filepath.Join(dir, "etc/other"), []byte("nobody looks"), 0o644))
+	if change != nil {
+		change(dir)
+	}
+	root, err := os.OpenRoot(dir)
+	must(err)
+	t.Cleanup(func() { _ = root.Close() })
+	return root
+}
+
+func looks() *reuse.Looks {
+	var l reuse.Looks
+	for _, a := range []sandbox.Access{
+		{Kind: sandbox.Exec, Path: "/etc/hooks/fsck"}, {Kind: sandbox.Read, Path: "/etc/conf"}, {Kind: sandbox.List, Path: "/etc/hooks"},
+		{Kind: sandbox.Read, Path: "/lib/mod/ext4.ko"}, {Kind: sandbox.Read, Path: "/etc/absolute/ext4.ko"}, {Kind: sandbox.Readlink, Path: "/lib", NoFollow: true},
+		{Kind: sandbox.Stat, Path: "/etc/none"}, {Kind: sandbox.Stat, Path: "/etc/none/deeper"}, {Kind: sandbox.Stat, Path: "/etc/other"},
+		{Kind: sandbox.Write, Path: "/var/tmp/work/new"}, {Kind: sandbox.Read, Path: "/proc/cpuinfo"}, {Kind: sandbox.Read, Path: "/etc/hooks/../conf", Asked: "/etc/hooks/../conf"},
+		{Kind: sandbox.Read, Path: "/var/tmp/work/etc/x", Root: "/var/tmp/work"}, {Kind: sandbox.Change, Path: "/boot/initrd", NoFollow: true},
+	} {
+		l.See(a)
+	}
+	return &l
+}
+
+func result(t *testing.T, text string) *os.File {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "result")
+	if err := os.WriteFile(name, []byte(text), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	return f
+}
+
+func open(t *testing.T, cfg reuse.Config) *reuse.Cache {
+	t.Helper()
+	c, err := reuse.Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestOnlyEqualInputsGetTheResult(t *testing.T) {
+	c := open(t, reuse.Config{Dir: t.TempDir()})
+	family := reuse.Family("initrd", "6.1")
+	if err := c.Keep(t.Context(), family, looks(), image(t, nil), []string{"/boot/initrd"}, result(t, "made")); err != nil {
+		t.Fatal(err)
+	}
+	write := func(name, text string, mode os.FileMode) func(string) {
+		return func(dir string) {
+			os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755)
+			os.WriteFile(filepath.Join(dir, name), []byte(text), mode)
+			os.Chmod(filepath.Join(dir, name), mode)
+		}
+	}
+	for name, c2 := range map[string]struct {
+		change func(string)
+		same   bool
+	}{
+		"the same":                   {nil, true},
+		"a file that nobody read":    {write("etc/other", "nobody looks", 0o644), true},
+		"a new file beside":          {write("etc/new", "x", 0o644), true},
+		"only the time":              {func(d string) { os.Chtimes(d+"/etc/conf", time.Unix(1, 0), time.Unix(1, 0)) }, true},
+		"the result of an older run": {write("boot/initrd", "old", 0o644), true},
+		"a setting":                  {write("etc/conf", "MODULES=dep!\n", 0o644), false},
+		"a setting of another size":  {write("etc/conf", "MODULES=dep\n", 0o644), false},
+		"the mode of a hook":         {write("etc/hooks/fsck", "#!/bin/sh\n", 0o644), false},
+		"one more hook":              {write("etc/hooks/zz", "", 0o755), false},
+		"what was not there":         {write("etc/none", "", 0o644), false},
+		"a module":                   {write("usr/lib/mod/ext4.ko", "module2", 0o644), false},
+		"the size of what was asked": {write("etc/other", "nobody looks?", 0o644), false},
+		"another link": {func(d string) {
+			os.Remove(d + "/lib")
+			os.Symlink("/usr/lib", d+"/lib")
+		}, false},
+		"a link instead of a file": {func(d string) {
+			os.Remove(d + "/usr/lib/mod/ext4.ko")
+			os.Symlink("/proc/self/environ", d+"/usr/lib/mod/ext4.ko")
+		}, false},
+		"a pipe instead of a file": {func(d string) { os.RemoveAll(d + "/etc/conf"); mkfifo(t, d+"/etc/conf") }, false},
+		"links in a circle":        {func(d string) { os.RemoveAll(d + "/etc/conf"); os.Symlink("conf", d+"/etc/conf") }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, why, err := c.Find(t.Context(), family, image(t, c2.change))
+			if err != nil || (got != nil) != c2.same || (why == "") != c2.same {
+				t.Fatalf("%v %q %v", got, why, err)
+			}
+			if got == nil {
+				return
+			}
+			defer got.Close()
+			if b, err := io.ReadAll(got); err != nil || string(b) != "made" || got.Mode != 0o640 {
+				t.Errorf("%q %v %v", b, got.Mode, err)
+			}
+		})
+	}
+	if got, why, err := c.Find(t.Context(), reuse.Family("initrd", "6.2"), image(t, nil)); got != nil || why != "" || err != nil {
+		t.Errorf("another family: %v %q %v", got, why, err)
+	}
+}
+
+func TestWhatIsNotProvenIsNotKept(t *testing.T) {
+	dir := t.TempDir()
+	c := open(t, reuse.Config{Dir: dir})
+	family := reuse.Family("x")
+	unknown := looks()
+	unknown.See(sandbox.Access{Kind: sandbox.Unknown})
+	if err := c.Keep(t.Context(), family, unknown, image(t, nil), nil, result(t, "made")); err != nil {
+		t.Error(err)
+	}
+	rooted := looks()
+	rooted.See(sandbox.Access{Kind: sandbox.Read, Path: "/etc/hooks/x", Root: "/etc"})
+	if err := c.Keep(t.Context(), family, rooted, image(t, nil), nil, result(t, "made")); err == nil {
+		t.Error("a command in a root of the image was kept")
+	}
+	if got, _, _ := c.Find(t.Context(), family, image(t, nil)); got != nil {
+		t.Error("it was kept")
+	}
+	// Damage on the disk.
+	for _, damage := range []string{"result", "record.json"} {
+		if err := c.Keep(t.Context(), family, looks(), image(t, nil), nil, result(t, "made")); err != nil {
+			t.Fatal(err)
+		}
+		files, err := filepath.Glob(filepath.Join(dir, "results", family, "*", damage))
+		if err != nil || len(files) == 0 {
+			t.Fatal(files, err)
+		}
+		for _, f := range files {
+			if err := os.WriteFile(f, []byte(`{"inputs":[`), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, _, err := c.Find(t.Context(), family, image(t, nil)); got != nil || err != nil {
+			t.Errorf("damaged %s: %v %v", damage, got, err)
+		}
+	}
+}
+
+func TestCacheIsBounded(t *testing.T) {
+	now := time.Unix(1_000_000_000, 0)
+	dir := t.TempDir()
+	c := open(t, reuse.Config{Dir: dir, Most: 3, MaxAge: time.Hour, Now: func() time.Time { return now }})
+	for _, f := range []string{"a", "b", "c", "d", "e"} {
+		if err := c.Keep(t.Context(), reuse.Family(f), looks(), image(t, nil), nil, result(t, strings.Repeat(f, 10))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	count := func() int {
+		files, err := filepath.Glob(filepath.Join(dir, "results", "*", "*", "result"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(files)
+	}
+	if n := count(); n != 3 {
+		t.Errorf("%d results are kept", n)
+	}
+	now = time.Now().Add(2 * time.Hour)
+	open(t, reuse.Config{Dir: dir, MaxAge: time.Hour, Now: func() time.Time { return now }})
+	if n := count(); n != 0 {
+		t.Errorf("%d old results are kept", n)
+	}
+}
