@@ -11,7 +11,10 @@ import (
 	"time"
 
 	"github.com/kiln-cloud/kiln/pkg/catalog/inspect"
+	"github.com/kiln-cloud/kiln/pkg/deb"
+	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
 	"github.com/kiln-cloud/kiln/pkg/disk"
+	"github.com/kiln-cloud/kiln/pkg/log"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
 	"github.com/kiln-cloud/kiln/pkg/upgrade/offline"
 	"github.com/kiln-cloud/kiln/pkg/upgrade/solve"
@@ -20,32 +23,40 @@ import (
 // keep is what Kiln keeps from upgrade to upgrade: packages, initial RAM disks, records.
 func (b *bench) keep() string { return filepath.Join(b.dir, "keep") }
 
-func (b *bench) executor() (*offline.Executor, []upgrade.Suite, error) {
+// worker is what a Kiln worker has.
+type worker struct {
+	*bench
+	upgrader *offline.Executor
+	suites   []upgrade.Suite
+	proxy    *mirror.Proxy
+}
+
+func (b *bench) worker() (*worker, error) {
 	m, p, err := b.mirrors()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return offline.New(offline.Config{Proxy: p, CacheDir: b.keep()}), []upgrade.Suite{
+	caches, err := offline.OpenCaches(b.keep(), deb.DefaultKeyring, p, log.Discard())
+	if err != nil {
+		return nil, err
+	}
+	return &worker{bench: b, proxy: p, upgrader: offline.New(offline.Config{Proxy: p, Caches: caches}), suites: []upgrade.Suite{
 		{Mirror: m.Main, Suite: release, Components: []string{"main"}},
 		{Mirror: m.Main, Suite: release + "-updates", Components: []string{"main"}},
 		{Mirror: m.Security, Suite: release + "-security", Components: []string{"main"}},
-	}, nil
+	}}, nil
 }
 
 // kiln upgrades one image, and removes the result.
-func (b *bench) kiln(ctx context.Context, original string, share []upgrade.PackageRef) (outcome, upgrade.Report, error) {
-	e, suites, err := b.executor()
-	if err != nil {
-		return outcome{}, upgrade.Report{}, err
-	}
+func (b *worker) kiln(ctx context.Context, original string, share []upgrade.PackageRef) (outcome, upgrade.Report, error) {
 	work, err := os.MkdirTemp(b.dir, "kiln-*")
 	if err != nil {
 		return outcome{}, upgrade.Report{}, err
 	}
 	defer os.RemoveAll(work) //nolint:errcheck // the run's folder goes too
 	begin := time.Now()
-	report, err := e.Upgrade(ctx, upgrade.Request{
-		Original: original, OriginalFormat: disk.Qcow2, Suites: suites, WorkDir: work,
+	report, err := b.upgrader.Upgrade(ctx, upgrade.Request{
+		Original: original, OriginalFormat: disk.Qcow2, Suites: b.suites, WorkDir: work,
 		Output: filepath.Join(work, "out.qcow2"), OutputFormat: disk.Qcow2, Share: share, Log: io.Discard,
 	})
 	if err != nil {
@@ -67,7 +78,11 @@ func oneCold(ctx context.Context, b *bench) (outcome, error) {
 	if err := os.RemoveAll(b.keep()); err != nil {
 		return outcome{}, err
 	}
-	o, _, err := b.kiln(ctx, f.Path(0), nil)
+	w, err := b.worker()
+	if err != nil {
+		return outcome{}, err
+	}
+	o, _, err := w.kiln(ctx, f.Path(0), nil)
 	return o, err
 }
 
@@ -77,7 +92,11 @@ func oneKiln(ctx context.Context, b *bench) (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	o, _, err := b.kiln(ctx, f.Path(1), nil)
+	w, err := b.worker()
+	if err != nil {
+		return outcome{}, err
+	}
+	o, _, err := w.kiln(ctx, f.Path(1), nil)
 	return o, err
 }
 
@@ -107,14 +126,18 @@ func (b *bench) batch(ctx context.Context, images []string) (outcome, error) {
 		return outcome{}, err
 	}
 	begin := time.Now()
-	shares, plans, err := b.plans(ctx, images)
+	w, err := b.worker()
+	if err != nil {
+		return outcome{}, err
+	}
+	shares, plans, err := w.plans(ctx, images)
 	if err != nil {
 		return outcome{}, err
 	}
 	planned := time.Since(begin).Seconds()
 	var t totals
 	out, err := inParallel(ctx, len(images), func(ctx context.Context, i int) (outcome, error) {
-		o, report, err := b.kiln(ctx, images[i], shares[images[i]])
+		o, report, err := w.kiln(ctx, images[i], shares[images[i]])
 		if err == nil {
 			t.add(report)
 		}
@@ -127,16 +150,8 @@ func (b *bench) batch(ctx context.Context, images []string) (outcome, error) {
 }
 
 // plans answers what each image shares with others of its batch.
-func (b *bench) plans(ctx context.Context, images []string) (map[string][]upgrade.PackageRef, []upgrade.Plan, error) {
-	_, suites, err := b.executor()
-	if err != nil {
-		return nil, nil, err
-	}
-	_, proxy, err := b.mirrors()
-	if err != nil {
-		return nil, nil, err
-	}
-	planner, err := solve.New(solve.Config{Dir: filepath.Join(b.dir, "lists"), Proxy: proxy})
+func (b *worker) plans(ctx context.Context, images []string) (map[string][]upgrade.PackageRef, []upgrade.Plan, error) {
+	planner, err := solve.New(solve.Config{Dir: filepath.Join(b.dir, "lists"), Proxy: b.proxy})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -152,7 +167,7 @@ func (b *bench) plans(ctx context.Context, images []string) (map[string][]upgrad
 			return outcome{}, err
 		}
 		plans[i], err = planner.Plan(ctx, upgrade.Question{
-			ImageID: images[i], Release: release, Architecture: "amd64", State: state, Suites: suites, WorkDir: work, Log: io.Discard,
+			ImageID: images[i], Release: release, Architecture: "amd64", State: state, Suites: b.suites, WorkDir: work, Log: io.Discard,
 		})
 		return outcome{}, err
 	})

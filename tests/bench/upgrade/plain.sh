@@ -4,12 +4,19 @@ work=$1 original=$2 out=$3 sources=$4
 mkdir -p "$work/root"
 qemu-img convert -f qcow2 -O raw "$original" "$work/disk.raw"
 unshare --mount --propagation private sh -euc '
-	work=$1 root=$1/root
-	mount -o loop,offset=2097152 "$work/disk.raw" "$root"
-	mount --bind /dev "$root/dev"; mount -t proc proc "$root/proc"; mount -t sysfs sysfs "$root/sys"; mount -t tmpfs tmpfs "$root/run"
-	# update-grub names the root by its UUID only where this link is.
-	mount -t tmpfs tmpfs "$root/tmp"
-	uuid=$(blkid -p -s UUID -o value -O 2097152 "$work/disk.raw" || true)
+	work=$1 root=$1/root dev=$1/dev
+	loop=$(losetup -f --show -o 2097152 "$work/disk.raw")
+	trap "losetup -d $loop" EXIT
+	# update-grub makes no menu for a loop device: here it has the name that a virtual machine would give it.
+	mkdir -p "$dev"; mount -t tmpfs tmpfs "$dev"
+	cp -a /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty "$dev/"
+	ln -s /proc/self/fd "$dev/fd"; mkdir "$dev/shm" "$dev/pts"
+	mknod "$dev/vda2" b 7 "${loop#/dev/loop}"
+	mount --bind "$dev" /dev
+	mount /dev/vda2 "$root"
+	mount --bind /dev "$root/dev"; mount -t proc proc "$root/proc"; mount -t sysfs sysfs "$root/sys"
+	mount -t tmpfs tmpfs "$root/run"; mount -t tmpfs tmpfs "$root/tmp"
+	mkdir -p "$root/$work"; touch "$root/$work/disk.raw" # grub-probe asks what is behind the loop device
 	cp "$root/etc/apt/sources.list" "$work/sources.before" 2>/dev/null || : >"$work/sources.before"
 	printf "%s\n" "$2" >"$root/etc/apt/sources.list"
 	printf "#!/bin/sh\nexit 101\n" >"$root/usr/sbin/policy-rc.d"; chmod 755 "$root/usr/sbin/policy-rc.d"
@@ -19,7 +26,9 @@ unshare --mount --propagation private sh -euc '
 	rm -f "$root/usr/sbin/policy-rc.d"; rm -rf "$root"/var/lib/apt/lists/*
 	cp "$work/sources.before" "$root/etc/apt/sources.list"
 	chroot "$root" dpkg-query -W >"$work/packages"
-	umount "$root/tmp" "$root/run" "$root/sys" "$root/proc" "$root/dev" "$root"' sh "$work" "$sources" >&2
+	rm -rf "$root/${work#/}"
+	umount "$root/tmp" "$root/run" "$root/sys" "$root/proc" "$root/dev" "$root"
+	umount /dev' sh "$work" "$sources" >&2
 qemu-img convert -f raw -O qcow2 "$work/disk.raw" "$out"
 wc -l <"$work/packages" >&3
 rm -f "$work/disk.raw"
