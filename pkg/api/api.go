@@ -35,6 +35,7 @@ type Store interface {
 	build.Workers
 	catalog.Store
 	upgrade.Store
+	upgrade.PlanStore
 	campaign.Store
 	advisory.Store
 	advisory.Asker
@@ -89,6 +90,7 @@ type api struct {
 	builds    *build.Service
 	catalog   *catalog.Service
 	upgrades  *upgrade.Service
+	plans     *upgrade.Planning
 	campaigns *campaign.Service
 	advisory  *advisory.Service
 	cache     *cache.Service
@@ -164,6 +166,7 @@ func (a *api) services() {
 	a.catalog = &catalog.Service{Desk: desk, Store: s, Glance: a.Glance}
 	a.upgrades = &upgrade.Service{Desk: desk, Store: s}
 	a.advisory = &advisory.Service{Desk: desk}
+	a.plans = &upgrade.Planning{Desk: desk, Plans: s}
 	a.cache = &cache.Service{Desk: desk, Store: s}
 	a.placement = &placement.Service{Desk: desk, Store: s, Catalog: s, DefaultFamily: a.DefaultFamily}
 	a.jobs = &job.Service{Desk: desk, Cancelled: map[job.Kind]func(context.Context, job.By, job.Job) error{

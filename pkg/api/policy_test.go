@@ -29,6 +29,7 @@ var least = map[string]string{
 	"campaigns:approve": "manager", "campaigns:pause": "member", "campaigns:resume": "member", "campaigns:cancel": "member",
 	"upgrade_policies:list": "reader", "upgrade_policies:create": "member", "upgrade_policies:show": "reader", "upgrade_policies:update": "member", "upgrade_policies:delete": "member",
 	"upgrades:list": "reader", "upgrades:create": "member", "upgrades:show": "reader",
+	"upgrades:plan": "member", "upgrades:plans": "reader", "images:plan": "reader",
 	"clusters:list": "admin", "clusters:create": "admin", "clusters:show": "admin", "clusters:update": "admin", "clusters:delete": "admin",
 	"copies:list": "reader", "copies:create": "member", "copies:show": "reader", "copies:delete": "member",
 	"nodes:list": "admin", "nodes:show": "admin", "workers:list": "admin", "workers:show": "admin", "ledger:list": "admin",

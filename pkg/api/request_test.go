@@ -276,7 +276,7 @@ func TestEveryKeyOfEveryList(t *testing.T) {
 		t.Fatal(err)
 	}
 	asked := 0
-	for _, rule := range []string{"sources", "recipes", "builds", "families", "families/{name}/versions", "images", "advisories", "upgrades", "clusters", "copies", "nodes", "workloads", "ledger", "jobs"} {
+	for _, rule := range []string{"sources", "recipes", "builds", "families", "families/{name}/versions", "images", "advisories", "upgrades", "upgrades/plans", "clusters", "copies", "nodes", "workloads", "ledger", "jobs"} {
 		path := ids.fill("/v1/" + rule)
 		token := "admin@p"
 		found, _, err := router.FindRoute(httptest.NewRequest(http.MethodGet, path, nil))

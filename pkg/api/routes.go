@@ -79,6 +79,9 @@ func (a *api) routes() []route {
 		on(get, "/v1/upgrades", "upgrades:list", a.listUpgrades).lists("state family from_image_id", "state family created_at updated_at"),
 		on(post, "/v1/upgrades", "upgrades:create", a.createUpgrade),
 		on(get, "/v1/upgrades/{id}", "upgrades:show", a.showUpgrade),
+		on(post, "/v1/upgrades/plan", "upgrades:plan", a.planUpgrades),
+		on(get, "/v1/upgrades/plans", "upgrades:plans", a.listPlans).lists("release architecture kernel boot_loader group", "release download_bytes group created_at"),
+		on(get, "/v1/images/{id}/plan", "images:plan", a.showPlan),
 
 		on(get, "/v1/campaigns", "campaigns:list", a.listCampaigns).lists("name state policy_id open", "name state created_at updated_at"),
 		on(post, "/v1/campaigns", "campaigns:create", a.createCampaign).takes("dry_run"),

@@ -54,6 +54,7 @@ func (w *world) seed() seeded {
 	w.must(db.ReplacePending(ctx, "image-1", []advisory.Pending{{ImageID: "image-1", AdvisoryID: advisoryID, Package: "openssl", Architecture: "amd64", Source: "openssl", Installed: "3.0.1",
 		Fixed: "3.0.2~deb12u1", Suite: "bookworm-security", Security: true, Urgency: "high", Gap: "gap-1"}}))
 	w.must(db.PutGaps(ctx, []advisory.Gap{{ID: "gap-1", Source: "openssl", From: "3.0.1", To: "3.0.2~deb12u1", Urgency: "high", CVEs: []advisory.CVE{{ID: "CVE-2026-1000", Urgency: "high"}}}}))
+	w.must(db.PutPlan(ctx, upgrade.Plan{ImageID: "image-1", ProjectID: "p", Release: "bookworm", Architecture: "amd64", Changes: []upgrade.PlannedChange{}, Held: []upgrade.Held{}, CVEs: []string{}, CreatedAt: noon}))
 	w.must(db.CreateUpgrade(ctx, upgrade.Upgrade{ID: "upgrade-1", ProjectID: "p", Family: "debian-12-web", FromVersion: "20260305.0", FromImageID: "image-0", State: upgrade.Succeeded,
 		Report: &upgrade.Report{Packages: []upgrade.PackageChange{{Name: "openssl", From: "1", To: "2"}}}, CreatedAt: noon, UpdatedAt: noon}))
 	w.must(db.CreateCampaign(ctx, campaign.Campaign{ID: "campaign-1", ProjectID: "p", Name: "march", State: campaign.Running, Open: true, Chosen: true, MaxParallel: 1, CreatedAt: noon, UpdatedAt: noon}))

@@ -106,8 +106,10 @@ func (p *Parts) workerDeps() (worker.Deps, error) {
 	git, hosted := gitsource.Fetcher{AllowLocal: c.LocalSources, SSHKey: c.SourceKey, KnownHosts: c.SourceHosts}, gitsource.Hosted{Store: p.DB, Limits: p.hostedLimits()}
 	return worker.Deps{
 		Store: p.DB, Glance: p.Glance, Builders: builders, Booter: booter, Outputs: output.Maker{}, Indexes: indexes, Inspect: inspectFile, InspectAt: inspect.Collect, Remotes: p.remotes(), Manifest: manifestFile, Signer: signer,
-		Upgrader: offline.New(offline.Config{Proxy: proxy, Keyring: c.Keyring, Classify: library.ClassifyURI, Log: p.Log}),
-		Planner:  planner, PackageState: inspect.PackageState,
+		Upgrader: offline.New(offline.Config{
+			Proxy: proxy, Keyring: c.Keyring, Classify: library.ClassifyURI, CacheDir: filepath.Join(c.CacheDir, "upgrades"), Caches: caches, Log: p.Log,
+		}),
+		Planner: planner, PackageState: inspect.PackageState,
 		Suites: suites{mirrors, p.Config.Upgrade.Suites}, Changelogs: proxy, Files: advisory.Files{Tracker: p.Config.Advisory.Tracker, OSV: p.Config.Advisory.OSV},
 		Fetch: func(ctx context.Context, url, ref, dir string) (worker.Checkout, error) {
 			fetch := git.Fetch

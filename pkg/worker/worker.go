@@ -32,6 +32,7 @@ type Store interface {
 	build.Store
 	catalog.Store
 	upgrade.Store
+	upgrade.PlanStore
 	advisory.Store
 	proof.Store
 }
@@ -62,10 +63,13 @@ type Deps struct {
 	Booter   build.Booter             // nil: images are published without a test boot
 	Outputs  build.Outputs
 	Upgrader upgrade.Upgrader
-	Inspect  func(ctx context.Context, path, format string) (*catalog.Facts, error)
-	// InspectAt is Inspect on an image of size bytes that is elsewhere, by the first of Remotes that has it; nil: images
-	// are always fetched.
-	InspectAt func(ctx context.Context, r io.ReaderAt, size int64, format string) (*catalog.Facts, error)
+	Planner  upgrade.Planner // nil: this worker plans no upgrades
+	// PackageState reads what Planner is asked about; needed with it.
+	PackageState PackageState
+	Inspect      func(ctx context.Context, path, format string) (*catalog.Facts, error)
+	// InspectAt reads an image of size bytes that is elsewhere, by the first of Remotes that has it; nil: images are
+	// always fetched. Where all is false, it leaves out what would fetch much of the image, and says so in the facts.
+	InspectAt func(ctx context.Context, r io.ReaderAt, size int64, format string, all bool) (*catalog.Facts, error)
 	Remotes   []Remote
 	Manifest  func(ctx context.Context, path, format string) ([]catalog.File, error) // every file of the root file system; nil: no list of them
 	Signer    *proof.Signer                                                          // nil: images get no signed statement
@@ -107,7 +111,7 @@ func New(d Deps) ([]job.Handler, error) {
 		&syncHandler{d}, &buildHandler{Deps: d, publisher: publisher},
 		&inspectHandler{Deps: d, images: images}, &advisoryHandler{d}, &lockHandler{d},
 		&planHandler{&buildHandler{Deps: d, publisher: publisher}},
-		&upgradeHandler{Deps: d, publisher: publisher, images: images},
+		&upgradeHandler{Deps: d, publisher: publisher, images: images}, &upgradePlanHandler{Deps: d, images: images},
 	}, nil
 }
 

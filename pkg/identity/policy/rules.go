@@ -108,6 +108,9 @@ func Defaults() []Rule {
 		{"provisioning:upgrades:list", projectReader, "List upgrades.", op(get, "/v1/upgrades"), anyScope},
 		{"provisioning:upgrades:create", projectMember, "Upgrade a version offline into a new one.", op(post, "/v1/upgrades"), projectOnly},
 		{"provisioning:upgrades:show", projectReader, "Show an upgrade.", op(get, "/v1/upgrades/{id}"), anyScope},
+		{"provisioning:upgrades:plan", projectMember, "Find out what upgrades of images would do; no image is changed.", op(post, "/v1/upgrades/plan"), projectOnly},
+		{"provisioning:upgrades:plans", projectReader, "List the last upgrade plan of each image.", op(get, "/v1/upgrades/plans"), anyScope},
+		{"provisioning:images:plan", projectReader, "Show the last upgrade plan of an image.", op(get, "/v1/images/{id}/plan"), anyScope},
 
 		{CampaignsEverywhere, admin, "Let campaigns and standing policies take images of other projects.", nil, anyScope},
 		{"provisioning:campaigns:list", projectReader, "List campaigns.", op(get, "/v1/campaigns"), anyScope},

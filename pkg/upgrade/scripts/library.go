@@ -1,6 +1,7 @@
 package scripts
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -28,16 +29,23 @@ type Library struct {
 	Mirror Mirror
 
 	mu    sync.Mutex
-	known map[string]Verdict // by SHA-256 of the package file
+	known map[string]Verdict // by the package file's SHA-256, or its address where that is not known
 }
 
 // maxKnown bounds the verdicts that are remembered; a release has 65,000 packages.
 const maxKnown = 200_000
 
+// ClassifyURI is Classify for a package file whose digest the caller does not know. Nobody has checked what the mirror
+// gives; but the proxy keeps it, so that it is what apt gets from the proxy and checks before it is installed.
+func (l *Library) ClassifyURI(ctx context.Context, uri string) (upgrade.Script, string, error) {
+	return l.Classify(ctx, upgrade.PlannedChange{URI: uri})
+}
+
 // Classify implements solve.Scripts.
 func (l *Library) Classify(ctx context.Context, c upgrade.PlannedChange) (upgrade.Script, string, error) {
 	l.mu.Lock()
-	v, ok := l.known[c.SHA256]
+	key := cmp.Or(c.SHA256, c.URI)
+	v, ok := l.known[key]
 	l.mu.Unlock()
 	if ok {
 		return v.Script, v.Why, nil
@@ -52,7 +60,7 @@ func (l *Library) Classify(ctx context.Context, c upgrade.PlannedChange) (upgrad
 	if l.known == nil || len(l.known) >= maxKnown {
 		l.known = map[string]Verdict{}
 	}
-	l.known[c.SHA256] = v
+	l.known[key] = v
 	return v.Script, v.Why, nil
 }
 
@@ -69,6 +77,9 @@ func (l *Library) read(ctx context.Context, c upgrade.PlannedChange) (map[string
 	}
 	defer f.Close() //nolint:errcheck // only read
 	h := sha256.New()
+	if c.SHA256 == "" {
+		return Read(f)
+	}
 	if _, err := io.Copy(h, f); err != nil {
 		return nil, errs.Wrap(err, errs.Internal, CodeFetch, "%s cannot be read", c.URI)
 	}

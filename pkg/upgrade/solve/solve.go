@@ -36,9 +36,10 @@ type Scripts interface {
 	Classify(ctx context.Context, c upgrade.PlannedChange) (s upgrade.Script, why string, err error)
 }
 
-// Fixes tells which CVEs a change closes and how urgent it is, as far as that is known: it fills CVEs and Urgency.
+// Fixes tells which CVEs the changes of an image close and how urgent they are, as far as that is known: it fills CVEs
+// and Urgency.
 type Fixes interface {
-	Fill(ctx context.Context, changes []upgrade.PlannedChange) error
+	Fill(ctx context.Context, imageID string, changes []upgrade.PlannedChange) error
 }
 
 // Config says how plans are made. Proxy and Dir are needed.
@@ -272,7 +273,7 @@ func (j *job) plan(ctx context.Context) (upgrade.Plan, error) {
 	}
 	p.Held = append(p.Held, held...)
 	if j.cfg.Fixes != nil && len(p.Changes) > 0 {
-		if err := j.cfg.Fixes.Fill(ctx, p.Changes); err != nil {
+		if err := j.cfg.Fixes.Fill(ctx, p.ImageID, p.Changes); err != nil {
 			return p, err
 		}
 	}

@@ -1,0 +1,42 @@
+package solve
+
+import (
+	"context"
+	"slices"
+
+	"github.com/kiln-cloud/kiln/pkg/advisory"
+	"github.com/kiln-cloud/kiln/pkg/upgrade"
+)
+
+// PendingStore is what is read of the advisories.
+type PendingStore interface {
+	ListPending(ctx context.Context, imageID string) ([]advisory.Pending, error)
+}
+
+// Advisories implements Fixes by what was found pending for the image when it was last compared.
+type Advisories struct{ Store PendingStore }
+
+// Fill implements Fixes: a change closes what the fixes of its package close that are not later than its new version.
+func (a Advisories) Fill(ctx context.Context, imageID string, changes []upgrade.PlannedChange) error {
+	pending, err := a.Store.ListPending(ctx, imageID)
+	if err != nil {
+		return err
+	}
+	of := map[string][]advisory.Pending{}
+	for _, p := range pending {
+		of[p.Package] = append(of[p.Package], p)
+	}
+	for i := range changes {
+		c := &changes[i]
+		for _, p := range of[c.Name] {
+			if c.From == "" || c.To == "" || !between(p.Fixed, c.From, c.To) || !sameArch(p.Architecture, c.Architecture) {
+				continue
+			}
+			c.CVEs = append(c.CVEs, p.CVEs...)
+			c.Urgency = advisory.Worse(c.Urgency, p.Urgency)
+		}
+		slices.Sort(c.CVEs)
+		c.CVEs = slices.Compact(c.CVEs)
+	}
+	return nil
+}
