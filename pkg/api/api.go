@@ -119,6 +119,7 @@ func New(d Deps) http.Handler {
 	d.defaults()
 	a := &api{Deps: d, metrics: newMetrics(d.Registry, d.Store)}
 	a.services()
+	kept(d.Registry, &campaignCollector{d.Store})
 
 	gin.SetMode(gin.ReleaseMode) // gin's debug mode prints to standard output
 	engine := gin.New()
@@ -165,8 +166,8 @@ func (a *api) services() {
 	a.webhooks = newLimiter(webhookRate, a.Now)
 	a.catalog = &catalog.Service{Desk: desk, Store: s, Glance: a.Glance}
 	a.upgrades = &upgrade.Service{Desk: desk, Store: s}
-	a.advisory = &advisory.Service{Desk: desk}
 	a.plans = &upgrade.Planning{Desk: desk, Plans: s}
+	a.advisory = &advisory.Service{Desk: desk}
 	a.cache = &cache.Service{Desk: desk, Store: s}
 	a.placement = &placement.Service{Desk: desk, Store: s, Catalog: s, DefaultFamily: a.DefaultFamily}
 	a.jobs = &job.Service{Desk: desk, Cancelled: map[job.Kind]func(context.Context, job.By, job.Job) error{

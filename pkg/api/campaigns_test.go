@@ -32,6 +32,12 @@ func TestCampaignFromDryRunToCancel(t *testing.T) {
 	w.engineChooses(c.ID, choice)
 	w.want(http.StatusOK, "manager@p", http.MethodPost, path+"/approve", nil)
 	w.want(http.StatusOK, "member@p", http.MethodPost, path+"/pause", nil)
+	metrics := string(w.want(http.StatusOK, "", http.MethodGet, "/metrics", nil).body)
+	for _, want := range []string{`kiln_campaigns_open{state="paused"} 1`, `kiln_campaigns_open{state="running"} 1`, "kiln_campaign_promises_late 0"} {
+		if !strings.Contains(metrics, want) {
+			t.Errorf("metrics without %s", want)
+		}
+	}
 	w.want(http.StatusOK, "member@p", http.MethodPost, path+"/resume", map[string]any{})
 	if n := w.want(http.StatusOK, "reader@p", http.MethodGet, path+"/items?state=pending&sort=position:desc", nil); !strings.Contains(string(n.body), `"image_id":"image-1"`) {
 		t.Errorf("%s", n.body)

@@ -70,8 +70,8 @@ type Version struct {
 	Name          string       `json:"name"`           // YYYYMMDD.N
 	ImageID       string       `json:"image_id"`       // Glance
 	ParentVersion string       `json:"parent_version"` // name in the same family; "" for the first
-	Origin        string       `json:"origin"`         // "build" or "upgrade"
-	OriginID      string       `json:"origin_id"`      // id of that build or upgrade
+	Origin        string       `json:"origin"`         // "build", "upgrade" or "adopted"
+	OriginID      string       `json:"origin_id"`      // id of that build or upgrade; of the image for an adopted one
 	InputDigest   string       `json:"input_digest"`   // sha256 of all that went in; equal inputs need no new version
 	State         VersionState `json:"state"`
 	Artifacts     []Artifact   `json:"artifacts"` // what was made beside ImageID from the same disk
