@@ -23,6 +23,7 @@ const upgradeScript = `#!/bin/sh
 set -u
 put() {
 	[ -f "/usr/sbin/$1" ] && [ ! -L "/usr/sbin/$1" ] || return 0
+	[ "$(dpkg-divert --truename "/usr/sbin/$1")" = "/usr/sbin/$1" ] || return 0 # the image's owner did so already
 	dpkg-divert --quiet --local --rename --divert "/usr/sbin/$1.kiln" --add "/usr/sbin/$1" || exit 1
 	cp "/run/kiln/$1" "/usr/sbin/$1" && chmod 755 "/usr/sbin/$1" || exit 1
 	diverted="$diverted $1"
@@ -64,7 +65,7 @@ done
 `
 
 // upgradePackages runs apt's dist-upgrade: plain upgrade would hold kernels back.
-func (r *run) upgradePackages(ctx context.Context, root *os.Root) error {
+func (r *run) upgradePackages(ctx context.Context, _ *os.Root) error {
 	for name, text := range map[string]string{
 		"upgrade": upgradeScript, "update-initramfs": initramfsStub, "update-grub": grubStub, "finish": finishScript,
 	} {
@@ -72,7 +73,7 @@ func (r *run) upgradePackages(ctx context.Context, root *os.Root) error {
 			return errs.Wrap(err, errs.Internal, CodeRequest, "the work folder cannot be filled")
 		}
 	}
-	if err := r.shareFirst(ctx, root); err != nil {
+	if err := r.recordShare(ctx); err != nil {
 		return err
 	}
 	if r.sharedAll() {

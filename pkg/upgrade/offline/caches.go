@@ -21,14 +21,16 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/upgrade/offline/lists"
 	"github.com/kiln-cloud/kiln/pkg/upgrade/offline/pool"
 	"github.com/kiln-cloud/kiln/pkg/upgrade/offline/reuse"
+	"github.com/kiln-cloud/kiln/pkg/upgrade/record"
 )
 
 // Caches are what one upgrade leaves for the next ones, of any image. Each may be nil: then that part is done anew every
 // time. They change how long an upgrade takes, not what it makes.
 type Caches struct {
-	Lists    *lists.Shelf // package lists, verified once
-	Packages *pool.Store  // packages, verified and unpacked once
-	Results  *reuse.Cache // initial RAM disks, for images where every input of them is the same
+	Lists    *lists.Shelf  // package lists, verified once
+	Packages *pool.Store   // packages, verified and unpacked once
+	Results  *reuse.Cache  // initial RAM disks, for images where every input of them is the same
+	Records  *record.Store // what batches share, for images where every input of it is the same
 }
 
 // OpenCaches opens all of them below a folder that several processes may share.
@@ -42,6 +44,7 @@ func OpenCaches(dir, keyring string, proxy *mirror.Proxy, log logrus.FieldLogger
 	if c.Results, err = reuse.Open(reuse.Config{Dir: filepath.Join(dir, "results"), Log: log}); err != nil {
 		return Caches{}, err
 	}
+	c.Records = &record.Store{Dir: filepath.Join(dir, "records")}
 	return c, nil
 }
 
@@ -113,11 +116,17 @@ func (r *run) stock(ctx context.Context) error {
 	}
 	var packages []pool.Source
 	for name, uri := range r.plan.uris {
+		if r.wasReplayed(name) {
+			continue
+		}
 		sum, ok := strings.CutPrefix(r.plan.sums[name], "SHA256:")
 		if !ok {
 			return nil // apt knows a checksum of another kind, and checks it
 		}
 		packages = append(packages, pool.Source{Name: name, SHA256: sum, Open: func(ctx context.Context) (io.ReadCloser, error) { return r.fetch(ctx, uri) }})
+	}
+	if len(packages) == 0 {
+		return nil
 	}
 	slices.SortFunc(packages, func(a, b pool.Source) int { return strings.Compare(a.Name, b.Name) })
 	err := r.fill(ctx, packages)

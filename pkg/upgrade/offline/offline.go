@@ -48,8 +48,6 @@ type Config struct {
 	// Classify tells what the maintainer scripts of the package file at an address need, and what in them says so. nil:
 	// all are taken to be safe.
 	Classify func(ctx context.Context, uri string) (upgrade.Script, string, error)
-	// CacheDir keeps what upgrades can use again: records of changes that a batch shares. "": nothing is kept.
-	CacheDir string
 	Caches   Caches // of what is the same for many images; its zero value has none
 	Log      logrus.FieldLogger
 }
@@ -89,6 +87,7 @@ type run struct {
 	session *disk.Session
 	mount   *disk.Mount
 	before  []deb.Package
+	shared  *sharing
 	touched bool          // by a record, or by the recording: a failure may come from that
 	pinned  []deb.Package // packages that must stay as they are; without a version: must not come
 	plan    plan
@@ -242,12 +241,16 @@ func (r *run) mountWith(ctx context.Context, options string) (err error) {
 }
 
 // change upgrades the packages and puts back what must not change.
-func (r *run) change(ctx context.Context, root *os.Root) error {
+func (r *run) change(ctx context.Context, root *os.Root) (err error) {
 	old, err := r.remember(ctx, root)
 	if err != nil {
 		return err
 	}
 	if err := r.refuseConffiles(ctx, old.conffiles); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.endSharing()) }()
+	if err := r.step(ctx, "shared", func(ctx context.Context) error { return r.replayShare(ctx, root) }); err != nil {
 		return err
 	}
 	if err := r.step(ctx, "store", r.stock); err != nil {

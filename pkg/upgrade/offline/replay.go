@@ -38,10 +38,19 @@ const recordFormat = "1"
 // deferredNotes are what the stubs write.
 var deferredNotes = []string{"initramfs", "grub"}
 
-// shareFirst makes the changes that this image shares with others of its batch: from a record, or by the package manager
-// while it is recorded. Where neither can be, it changes nothing, and Report.Record says why.
-func (r *run) shareFirst(ctx context.Context, root *os.Root) error {
-	if len(r.req.Share) == 0 || r.cfg.CacheDir == "" {
+// sharing is the shared part of one upgrade.
+type sharing struct {
+	*run
+	tree *record.Tree
+	key  string
+	lock io.Closer // while this image may be recorded
+	why  string    // the records that there are do not fit
+}
+
+// replayShare makes the changes that this image shares with others of its batch where a record of them is proven to fit.
+// Where there is none, this image is to be recorded. Where neither can be, Report.Record says why.
+func (r *run) replayShare(ctx context.Context, root *os.Root) error {
+	if len(r.req.Share) == 0 || r.cfg.Caches.Records == nil {
 		return nil
 	}
 	if r.report.Record = r.shareMissing(); r.report.Record != "" {
@@ -51,15 +60,42 @@ func (r *run) shareFirst(ctx context.Context, root *os.Root) error {
 	if err != nil {
 		return cannotRead(err, ".")
 	}
-	defer func() { _ = tree.Close() }()
-	s := &sharing{run: r, tree: tree, store: record.Store{Dir: filepath.Join(r.cfg.CacheDir, "records")}, key: r.recordKey()}
-	err = s.do(ctx)
-	if code := errs.CodeOf(err); code == record.CodeStore && !r.touched {
-		r.cfg.Log.WithError(err).Warn("an upgrade is neither recorded nor replayed")
-		r.report.Record = err.Error()
+	r.shared = &sharing{run: r, tree: tree, key: r.recordKey()}
+	return r.shared.alone(r.shared.find(ctx))
+}
+
+// recordShare lets the package manager make the shared changes and records them, if replayShare left that to it.
+func (r *run) recordShare(ctx context.Context) error {
+	if r.shared == nil || r.shared.lock == nil {
 		return nil
 	}
+	return r.shared.alone(r.shared.record(ctx))
+}
+
+// alone takes a failure of the store, before it changed anything, for a reason to go on without it.
+func (s *sharing) alone(err error) error {
+	if errs.CodeOf(err) == record.CodeStore && !s.touched {
+		s.cfg.Log.WithError(err).Warn("an upgrade is neither recorded nor replayed")
+		s.report.Record, err = err.Error(), s.unlock()
+	}
 	return err
+}
+
+func (s *sharing) unlock() error {
+	if s.lock == nil {
+		return nil
+	}
+	lock := s.lock
+	s.lock = nil
+	return lock.Close()
+}
+
+// endSharing lets go of the image and of the key.
+func (r *run) endSharing() error {
+	if r.shared == nil {
+		return nil
+	}
+	return errors.Join(r.shared.unlock(), r.shared.tree.Close())
 }
 
 // shareMissing says what of the share is not in the plan of this image; "" where all is.
@@ -86,7 +122,7 @@ func (r *run) recordKey() string {
 	_ = unix.Uname(&u) // an empty release is a release too
 	text, err := json.Marshal([]any{
 		recordFormat, r.facts.OS, r.facts.Architecture, upgrade.GroupOf(r.req.Share), r.sharedSums(), r.req.Policy.Conffiles, r.facts.FileSystem,
-		unix.ByteSliceToString(u.Release[:]), upgradeScript, initramfsStub, grubStub, r.aptGet(),
+		unix.ByteSliceToString(u.Release[:]), upgradeScript, initramfsStub, grubStub,
 	})
 	if err != nil {
 		return "none"
@@ -105,37 +141,27 @@ func (r *run) sharedSums() []string {
 	return out
 }
 
-// sharing is the shared part of one upgrade.
-type sharing struct {
-	*run
-	tree  *record.Tree
-	store record.Store
-	key   string
-}
-
-func (s *sharing) do(ctx context.Context) error {
-	kept, why, err := s.store.Find(ctx, s.key, s.tree)
+// find replays a record that fits, or keeps the lock of the key: then this image is to be recorded.
+func (s *sharing) find(ctx context.Context) error {
+	store := s.cfg.Caches.Records
+	kept, _, err := store.Find(ctx, s.key, s.tree)
 	if err != nil {
 		return err
 	}
-	if kept == nil {
-		lock, err := s.store.Lock(ctx, s.key, recordWait)
-		if err != nil {
-			return err
-		}
-		if lock == nil {
-			s.report.Record = "another image of the batch is still being recorded"
-			return nil
-		}
-		defer func() { _ = lock.Close() }()
-		if kept, why, err = s.store.Find(ctx, s.key, s.tree); err != nil {
-			return err
-		}
-		if kept == nil {
-			return s.recordIt(ctx, why)
-		}
+	if kept != nil {
+		return s.replay(ctx, kept)
 	}
-	return s.replay(ctx, kept)
+	if s.lock, err = store.Lock(ctx, s.key, recordWait); err != nil {
+		return err
+	}
+	if s.lock == nil {
+		s.report.Record = "another image of the batch is still being recorded"
+		return nil
+	}
+	if kept, s.why, err = store.Find(ctx, s.key, s.tree); err != nil || kept == nil {
+		return err
+	}
+	return errors.Join(s.unlock(), s.replay(ctx, kept))
 }
 
 // replay makes the recorded changes. From its first write on, whatever fails makes the upgrade begin again without it.
@@ -159,26 +185,28 @@ func (s *sharing) replay(ctx context.Context, kept *record.Kept) error {
 
 func (r *run) deferredFile(name string) string { return filepath.Join(r.control(), "deferred", name) }
 
-// recordIt lets the package manager make the shared changes, and nothing but them, while all is taken down. why is the
-// reason against the records that there are.
-func (s *sharing) recordIt(ctx context.Context, why string) error {
-	if full, err := s.store.Full(s.key); err != nil || full {
-		s.report.Record = why
+// record lets the package manager make the shared changes, and nothing but them, while all is taken down.
+func (s *sharing) record(ctx context.Context) error {
+	store := s.cfg.Caches.Records
+	full, err := store.Full(s.key)
+	if err != nil {
 		return err
 	}
-	draft, err := s.store.Create(s.key)
+	if full {
+		s.report.Record = s.why
+		return s.unlock()
+	}
+	draft, err := store.Create(s.key)
 	if err != nil {
 		return err
 	}
 	rec, why, err := s.watch(ctx, draft)
 	if err != nil || why != "" {
-		if why != "" {
-			s.report.Record = "not recorded: " + why
-		}
-		return errors.Join(err, draft.Discard())
+		s.report.Record = "not recorded: " + why
+		return errors.Join(err, draft.Discard(), s.unlock())
 	}
 	s.report.Record = recorded
-	return draft.Keep(rec)
+	return errors.Join(draft.Keep(rec), s.unlock())
 }
 
 func (s *sharing) watch(ctx context.Context, draft io.Writer) (*record.Record, string, error) {
@@ -244,6 +272,13 @@ func (r *run) aptChange(ctx context.Context, apt []string, trace func(sandbox.Ac
 	args := append([]string{"/bin/sh", controlInside + "/upgrade"}, apt...)
 	err := r.inImage(ctx, io.MultiWriter(r.log, &output, counter), sandbox.Spec{Args: args, Proxy: r.proxy, Trace: trace})
 	return r.aptError(err, output.String())
+}
+
+// wasReplayed reports whether a package file is needed no more.
+func (r *run) wasReplayed(file string) bool {
+	return r.report.Record == replayed && slices.ContainsFunc(r.req.Share, func(ref upgrade.PackageRef) bool {
+		return file == fileName(deb.Package{Name: ref.Name, Version: ref.To, Architecture: ref.Architecture})
+	})
 }
 
 // sharedAll reports whether the plan is the share: then only dpkg has something left to do, its triggers.

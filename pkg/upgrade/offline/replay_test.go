@@ -50,7 +50,11 @@ func TestReplay(t *testing.T) {
 	if only := os.Getenv("KILN_TEST_SIBLINGS"); only != "" {
 		siblings = slices.DeleteFunc(siblings, func(s *sibling) bool { return !strings.Contains(only, s.name) })
 	}
-	x := offline.New(offline.Config{Proxy: proxy(t), CacheDir: t.TempDir(), Log: logrus.New()})
+	caches, err := offline.OpenCaches(t.TempDir(), "", proxy(t), logrus.New())
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := offline.New(offline.Config{Proxy: proxy(t), Caches: caches, Log: logrus.New()})
 	var share []upgrade.PackageRef
 	for _, s := range siblings {
 		s.path = s.make(t, base)

@@ -54,6 +54,9 @@ func (r *run) checkFiles(ctx context.Context, root *os.Root, old, now tree) erro
 		if had && is == was {
 			continue
 		}
+		if !is.folder() {
+			r.report.Changed++
+		}
 		switch {
 		case is.device():
 			bad = append(bad, "/"+name+" is a new device")

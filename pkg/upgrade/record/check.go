@@ -2,6 +2,8 @@ package record
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"path"
@@ -66,12 +68,12 @@ func (c *checker) status(context.Context) error {
 // users: names that scripts could look for mean the same, in the order in which they are looked for.
 func (c *checker) users(context.Context) error {
 	words := toSet(c.rec.Words)
-	for file, text := range c.rec.Users {
+	for file, there := range c.rec.Users {
 		here, err := c.tree.Read(file)
 		if err != nil {
 			return err
 		}
-		if who := differentUser(text, string(here), words); who != "" {
+		if who := differentUser(there, userLines(string(here)), words); who != "" {
 			return no("/%s differs in %s", file, who)
 		}
 	}
@@ -81,8 +83,7 @@ func (c *checker) users(context.Context) error {
 // differentUser gives a name of passwd(5) or group(5) for which two files answer differently and that counts: one that
 // both have, or a word of the scripts. Numbers of users that only one of the images has can appear nowhere else: each
 // file that the record brings has an owner that both images know.
-func differentUser(a, b string, words map[string]bool) string {
-	first, second := userLines(a), userLines(b)
+func differentUser(first, second map[string]string, words map[string]bool) string {
 	for _, pair := range [][2]map[string]string{{first, second}, {second, first}} {
 		for name, line := range pair[0] {
 			other, both := pair[1][name]
@@ -94,7 +95,7 @@ func differentUser(a, b string, words map[string]bool) string {
 	return ""
 }
 
-// userLines gives the first line of each name, without the members of a group and without what nobody compares.
+// userLines gives the sum of the first line of each name: shadow(5) has what must not lie around.
 func userLines(text string) map[string]string {
 	out := map[string]string{}
 	for line := range strings.SplitSeq(text, "\n") {
@@ -106,7 +107,8 @@ func userLines(text string) map[string]string {
 			name = "" // NIS: answers for every name
 		}
 		if _, twice := out[name]; !twice {
-			out[name] = line
+			sum := sha256.Sum256([]byte(line))
+			out[name] = hex.EncodeToString(sum[:8])
 		}
 	}
 	return out
@@ -155,6 +157,25 @@ func (c *checker) diversions() error {
 		for d := range pair[0] {
 			if !pair[1][d] && (paths[d[0]] || paths[d[1]]) {
 				return no("/%s is diverted", d[0])
+			}
+		}
+	}
+	return c.overrides()
+}
+
+// overrides: those of owners and modes that only one of the images has are of no file of the share.
+func (c *checker) overrides() error {
+	text, err := c.tree.Read(overridesFile)
+	if err != nil {
+		return err
+	}
+	here, there := toSet(strings.Split(string(text), "\n")), toSet(strings.Split(c.rec.Overrides, "\n"))
+	paths := toSet(c.rec.Paths)
+	for _, pair := range [][2]map[string]bool{{here, there}, {there, here}} {
+		for line := range pair[0] {
+			words := strings.SplitN(line, " ", 4) // owner, group, mode, name
+			if !pair[1][line] && len(words) == 4 && paths[strings.TrimPrefix(words[3], "/")] {
+				return no("dpkg has another owner or mode for %s", words[3])
 			}
 		}
 	}

@@ -38,7 +38,7 @@ func (r *Recorder) Finish(ctx context.Context, pack io.Writer) (rec *Record, why
 	if r.refused != "" {
 		return nil, string(r.refused), nil
 	}
-	f := &finisher{Recorder: r, pack: pack, rec: &Record{Share: r.share, Logs: map[string]string{}, Users: map[string]string{}, Queried: map[string]string{}, Shared: map[string]bool{}}}
+	f := &finisher{Recorder: r, pack: pack, rec: &Record{Share: r.share, Logs: map[string]string{}, Users: map[string]map[string]string{}, Queried: map[string]string{}, Shared: map[string]bool{}}}
 	for _, step := range []func(context.Context) error{f.readAfter, f.findStatus, f.findOwned, f.findTriggers, f.findEntries, f.findDatabases, f.findInputs, f.findLogs} {
 		if err := step(ctx); err != nil {
 			var no refusalError
@@ -406,7 +406,7 @@ func (f *finisher) findInputs(ctx context.Context) error {
 			return err
 		}
 	}
-	f.rec.Diversions = string(f.texts[diversionsFile])
+	f.rec.Diversions, f.rec.Overrides = string(f.texts[diversionsFile]), string(f.texts[overridesFile])
 	return nil
 }
 
@@ -419,7 +419,7 @@ func (f *finisher) addInput(l look) error {
 		return nil
 	}
 	if slices.Contains(users, real) {
-		f.rec.Users[real] = string(f.texts[real])
+		f.rec.Users[real] = userLines(string(f.texts[real]))
 		return nil
 	}
 	was := f.before.names[real]

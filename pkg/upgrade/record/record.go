@@ -15,22 +15,24 @@ import (
 
 // Record is what the changes of a share did to one image, and what that depended on.
 type Record struct {
-	Share      []upgrade.PackageRef `json:"share"`
-	Entries    []Entry              `json:"entries"` // sorted by name
-	Inputs     []Input              `json:"inputs"`
-	Status     []StanzaChange       `json:"status"`     // of dpkg; of the share's packages only
-	Extended   []StanzaChange       `json:"extended"`   // apt's marks of packages that came by themselves
-	Config     []StanzaChange       `json:"config"`     // debconf's answers of the share's packages
-	Template   []StanzaChange       `json:"template"`   // debconf's questions
-	Queried    map[string]string    `json:"queried"`    // stanzas of other packages that scripts asked dpkg about
-	Triggers   []string             `json:"triggers"`   // explicit triggers that were activated, whether anybody had an interest or not
-	Paths      []string             `json:"paths"`      // as dpkg lists them, of files that the share's packages have or had
-	Shared     map[string]bool      `json:"shared"`     // names in Paths that another package of the image lists too
-	Words      []string             `json:"words"`      // of the share's scripts, where names of users are looked for
-	Users      map[string]string    `json:"users"`      // /etc/passwd, group: of the first image, where they were read
-	Diversions string               `json:"diversions"` // dpkg's, of the first image
-	Logs       map[string]string    `json:"logs"`       // what was added to logs
-	Notes      map[string]string    `json:"notes"`      // the caller's
+	Share    []upgrade.PackageRef `json:"share"`
+	Entries  []Entry              `json:"entries"` // sorted by name
+	Inputs   []Input              `json:"inputs"`
+	Status   []StanzaChange       `json:"status"`   // of dpkg; of the share's packages only
+	Extended []StanzaChange       `json:"extended"` // apt's marks of packages that came by themselves
+	Config   []StanzaChange       `json:"config"`   // debconf's answers of the share's packages
+	Template []StanzaChange       `json:"template"` // debconf's questions
+	Queried  map[string]string    `json:"queried"`  // stanzas of other packages that scripts asked dpkg about
+	Triggers []string             `json:"triggers"` // explicit triggers that were activated, whether anybody had an interest or not
+	Paths    []string             `json:"paths"`    // as dpkg lists them, of files that the share's packages have or had
+	Shared   map[string]bool      `json:"shared"`   // names in Paths that another package of the image lists too
+	Words    []string             `json:"words"`    // of the share's scripts, where names of users are looked for
+	// Users are, for each file of users that was read, the sums of its lines by name.
+	Users      map[string]map[string]string `json:"users"`
+	Diversions string                       `json:"diversions"` // dpkg's, of the first image
+	Overrides  string                       `json:"overrides"`  // dpkg-statoverride(1), of the first image
+	Logs       map[string]string            `json:"logs"`       // what was added to logs
+	Notes      map[string]string            `json:"notes"`      // the caller's
 }
 
 // Entry is one name that changed, or that a package of the share owns.

@@ -209,6 +209,7 @@ func TestReplayIsWhatWasRecorded(t *testing.T) {
 	put(t, dir, "usr/bin/foo", "changed by the owner: dpkg does not look")
 	put(t, dir, fileTriggers, fooImage[fileTriggers]+"/usr/bin zoo\n/usr/sbin zoo\n")
 	put(t, dir, triggersFolder+"/nobody", "zoo\n")
+	put(t, dir, overridesFile, "zoo zoo 2750 /srv\n")
 	if why, err := rec.Fits(t.Context(), tree(t, dir)); err != nil || why != "" {
 		t.Fatalf("%q %v", why, err)
 	}
@@ -221,7 +222,7 @@ func TestReplayIsWhatWasRecorded(t *testing.T) {
 	want["/"+statusFile] = mode + settled(foo2) + "\n\n" + man1 + "\n\nPackage: zoo\nStatus: install ok installed\nArchitecture: all\nVersion: 7\n\n"
 	want["/"+pendingFile] = mode + "/usr/bin -\n/usr/share/man -\nnobody -\nrefresh -\n"
 	want["/etc/ld.so.cache"] = mode + "first" // left to ldconfig's trigger
-	for _, own := range []string{"/srv", "/srv/of-the-owner", "/etc/passwd", "/" + fileTriggers, "/" + triggersFolder + "/nobody"} {
+	for _, own := range []string{"/srv", "/srv/of-the-owner", "/etc/passwd", "/" + fileTriggers, "/" + triggersFolder + "/nobody", "/" + overridesFile} {
 		want[own] = got[own]
 	}
 	delete(want, "/"+statusFile+"-old")
@@ -274,6 +275,7 @@ func TestWhatDoesNotFit(t *testing.T) {
 		"a user that is another":      {file("etc/passwd", "root:x:0:0::/:/bin/bash\n"), "etc/passwd"},
 		"a user of NIS":               {file("etc/passwd", fooImage["etc/passwd"]+"+::::::\n"), "etc/passwd"},
 		"a diversion":                 {file(diversionsFile, "/usr/bin/foo\n/usr/bin/foo.real\nzoo\n"), "usr/bin/foo"},
+		"an override":                 {file(overridesFile, "root zoo 4755 /usr/bin/foo\n"), "usr/bin/foo"},
 		"an answer of debconf":        {file(configFile, "Name: foo/q\nTemplate: foo/q\nOwners: foo\nValue: 3\n\n"), "foo/q"},
 		"another question of debconf": {file(configFile, fooImage[configFile]+"Name: foo/r\nOwners: foo, zoo\n\n"), "foo/r"},
 		"a file of two packages": {func(t *testing.T, dir string) {

@@ -66,7 +66,7 @@ func Begin(ctx context.Context, t *Tree, share []upgrade.PackageRef) (*Recorder,
 	if r.db, err = readDatabase(t, share); err != nil {
 		return nil, err
 	}
-	for _, list := range [][]string{merged, logs, users, {diversionsFile}} {
+	for _, list := range [][]string{merged, logs, users, {diversionsFile, overridesFile}} {
 		for _, name := range list {
 			if r.texts[name], err = t.Read(name); err != nil {
 				return nil, err

@@ -59,7 +59,7 @@ func isSecret(name string) bool {
 var (
 	dpkgTools = []string{"dpkg", "dpkg-query", "dpkg-divert", "dpkg-statoverride", "dpkg-trigger", "dpkg-split", "dpkg-deb"}
 	aptTools  = []string{"apt-get"}
-	users     = []string{"etc/passwd", "etc/group"}
+	users     = []string{"etc/passwd", "etc/group", "etc/shadow", "etc/gshadow"}
 )
 
 // reader is who looks at a name.
@@ -79,7 +79,7 @@ func waived(name string, r reader) bool {
 		return slices.Contains(dpkgTools, r.program) || slices.Contains(aptTools, r.program) || r.program == "perl" && strings.HasPrefix(name, "var/cache/debconf/")
 	case strings.HasPrefix(name, infoFolder):
 		return slices.Contains(dpkgTools, r.program) || slices.Contains(aptTools, r.program)
-	case below(name, []string{triggersFolder}), name == diversionsFile, name == "var/lib/dpkg":
+	case below(name, []string{triggersFolder}), name == diversionsFile, name == overridesFile, name == "var/lib/dpkg":
 		return slices.Contains(dpkgTools, r.program) || slices.Contains(aptTools, r.program)
 	case below(name, logs), strings.HasPrefix(name, "var/log/apt"):
 		return slices.Contains(dpkgTools, r.program) || slices.Contains(aptTools, r.program)
