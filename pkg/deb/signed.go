@@ -61,9 +61,9 @@ type packedFile struct {
 	ext string
 }
 
-// packed finds the form of a list that packages reads too, and its address.
+// packed finds the form of a list that is the quickest to read, and its address.
 func (r *release) packed(base, name string) (packedFile, string, bool) {
-	for _, ext := range []string{".gz", ".xz"} {
+	for _, ext := range []string{".gz", ".xz", ""} {
 		want, ok := r.files[name+ext]
 		if !ok {
 			continue
@@ -78,12 +78,13 @@ func (r *release) packed(base, name string) (packedFile, string, bool) {
 }
 
 func copyUnpacked(to io.Writer, data []byte, ext string) error {
-	var r io.Reader
+	var r io.Reader = bytes.NewReader(data)
 	var err error
-	if ext == ".gz" {
-		r, err = gzip.NewReader(bytes.NewReader(data))
-	} else {
-		r, err = xz.NewReader(bytes.NewReader(data))
+	switch ext {
+	case ".gz":
+		r, err = gzip.NewReader(r)
+	case ".xz":
+		r, err = xz.NewReader(r)
 	}
 	if err == nil {
 		_, err = io.Copy(to, io.LimitReader(r, maxPackages))
