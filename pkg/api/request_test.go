@@ -297,7 +297,11 @@ func TestEveryKeyOfEveryList(t *testing.T) {
 					asked++
 				}
 			default:
-				a := w.want(http.StatusOK, token, http.MethodGet, path+all+name+"=no-such-value", nil)
+				value := "no-such-value"
+				if p.Value.Schema.Value.Type.Is("boolean") {
+					value = "true" // of which there is none, too
+				}
+				a := w.want(http.StatusOK, token, http.MethodGet, path+all+name+"="+value, nil)
 				if strings.Contains(string(a.body), `"id"`) {
 					t.Errorf("%s: the filter %s does nothing: %s", path, name, a.body)
 				}
