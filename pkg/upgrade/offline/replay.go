@@ -72,9 +72,9 @@ func (r *run) recordShare(ctx context.Context) error {
 	return r.shared.alone(r.shared.record(ctx))
 }
 
-// alone takes a failure of the store, before it changed anything, for a reason to go on without it.
+// alone takes a failure, before it changed anything, for a reason to go on without what is shared.
 func (s *sharing) alone(err error) error {
-	if errs.CodeOf(err) == record.CodeStore && !s.touched {
+	if err != nil && !s.touched && !errs.Is(err, errs.Cancelled) && !errs.Is(err, errs.Timeout) {
 		s.cfg.Log.WithError(err).Warn("an upgrade is neither recorded nor replayed")
 		s.report.Record, err = err.Error(), s.unlock()
 	}

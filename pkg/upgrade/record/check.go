@@ -67,6 +67,20 @@ func (c *checker) status(context.Context) error {
 
 // users: names that scripts could look for mean the same, in the order in which they are looked for.
 func (c *checker) users(context.Context) error {
+	passwd, err := c.tree.Read("etc/passwd")
+	if err != nil {
+		return err
+	}
+	group, err := c.tree.Read("etc/group")
+	if err != nil {
+		return err
+	}
+	here := ownerNames(string(passwd), string(group))
+	for id, name := range c.rec.Owners {
+		if here[id] != name {
+			return no("%s is %q here, not %q", id, here[id], name)
+		}
+	}
 	words := toSet(c.rec.Words)
 	for file, there := range c.rec.Users {
 		here, err := c.tree.Read(file)

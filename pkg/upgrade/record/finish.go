@@ -209,12 +209,16 @@ func (f *finisher) findEntries(ctx context.Context) error {
 			owned[real] = true
 		}
 	}
-	for name := range f.confs {
+	// A configuration file is dpkg's with care, and a diverted one is somebody else's.
+	for _, name := range slices.Concat(slices.Collect(maps.Keys(f.confs)), diverted(string(f.texts[diversionsFile]))) {
 		if real, ok, _ := resolve(f.after.lstat, name, false); ok {
 			delete(owned, real)
 		}
 	}
 	names := map[string]bool{}
+	for name := range owned {
+		names[name] = true // dpkg would remove what is there and should not be
+	}
 	for name, was := range f.before.names {
 		is, still := f.after.names[name]
 		if !still || is.inode != was.inode || is.changed != was.changed {
@@ -222,9 +226,12 @@ func (f *finisher) findEntries(ctx context.Context) error {
 		}
 	}
 	for name := range f.after.names {
-		if _, was := f.before.names[name]; !was || owned[name] {
+		if _, was := f.before.names[name]; !was {
 			names[name] = true
 		}
+	}
+	if names["etc/ld.so.cache"] && !slices.Contains(f.rec.Triggers, "ldconfig") {
+		f.rec.Triggers = append(f.rec.Triggers, "ldconfig") // a script ran it by itself
 	}
 	links := map[uint64]string{}
 	for _, name := range slices.Sorted(maps.Keys(names)) {
@@ -241,7 +248,59 @@ func (f *finisher) findEntries(ctx context.Context) error {
 			return err
 		}
 	}
+	return f.findOwners()
+}
+
+// findOwners takes up the names of the users and groups that the entries belong to: their numbers are another image's own.
+func (f *finisher) findOwners() error {
+	f.rec.Owners = map[string]string{}
+	names := ownerNames(string(f.texts["etc/passwd"]), string(f.texts["etc/group"]))
+	for _, e := range f.rec.Entries {
+		for _, id := range ownersOf(e.After) {
+			if f.rec.Owners[id] = names[id]; names[id] == "" {
+				return no("/%s belongs to a number without a name", e.Name)
+			}
+		}
+	}
 	return nil
+}
+
+// ownersOf are the keys of an entry's user and group in a record's owners. root's are the same everywhere.
+func ownersOf(s State) []string {
+	var out []string
+	if s.UID != 0 {
+		out = append(out, fmt.Sprintf("u%d", s.UID))
+	}
+	if s.GID != 0 {
+		out = append(out, fmt.Sprintf("g%d", s.GID))
+	}
+	return out
+}
+
+// ownerNames gives the names of numbers, with the same keys.
+func ownerNames(passwd, group string) map[string]string {
+	out := map[string]string{}
+	for kind, text := range map[string]string{"u": passwd, "g": group} {
+		for line := range strings.SplitSeq(text, "\n") {
+			words := strings.Split(line, ":")
+			if len(words) < 3 {
+				continue
+			}
+			if key := kind + words[2]; out[key] == "" {
+				out[key] = words[0]
+			}
+		}
+	}
+	return out
+}
+
+// diverted are the names that a diversion is from or to.
+func diverted(text string) []string {
+	var out []string
+	for d := range diversionsOf(text) {
+		out = append(out, d[0], d[1])
+	}
+	return out
 }
 
 // skips reports whether a name that changed is no entry.
@@ -260,6 +319,10 @@ func (f *finisher) addEntry(name string, owned bool, links map[uint64]string) er
 	was.Hash = f.sums[name]
 	e := Entry{Name: name, Before: was, After: is.State, Owned: owned && is.Type != TypeDir && was.Type != TypeDir}
 	if is.Type == TypeDir && was.Type == TypeDir && is.alike(was) {
+		return nil
+	}
+	if is.Type == TypeNone && was.Type == TypeNone {
+		f.rec.Entries = append(f.rec.Entries, Entry{Name: name})
 		return nil
 	}
 	if is.Type == TypeFile && !e.Owned {

@@ -32,14 +32,15 @@ const (
 	man2 = "Package: man\nStatus: install ok triggers-pending\nArchitecture: amd64\nVersion: 1\nTriggers-Pending: /usr/share/man refresh"
 )
 
-var fooImage = map[string]string{
+var fooImage = known(map[string]string{
 	statusFile:                        foo1 + "\n\n" + man1 + "\n\n",
-	infoFolder + "/foo.list":          "/.\n/usr\n/usr/bin\n/usr/bin/foo\n/usr/share/man/foo.1\n/usr/share/foo\n/usr/share/foo/old\n/etc/foo.conf\n",
+	infoFolder + "/foo.list":          "/.\n/usr\n/usr/bin\n/usr/bin/foo\n/usr/share/man/foo.1\n/usr/share/foo\n/usr/share/foo/old\n/usr/share/foo/gone\n/etc/foo.conf\n",
 	infoFolder + "/foo.postinst":      "getent passwd foouser; update-rc.d foo",
 	infoFolder + "/man.list":          "/.\n/usr/bin/man\n",
 	fileTriggers:                      "/usr/share/man man/noawait\n",
 	triggersFolder + "/refresh":       "man\n",
 	"etc/passwd":                      "root:x:0:0::/root:/bin/sh\n",
+	"etc/group":                       "root:x:0:\nfoo:x:42:\n",
 	"etc/foo.conf":                    "abc",
 	"etc/default/foo":                 "input",
 	"etc/ld.so.cache":                 "first",
@@ -58,6 +59,15 @@ var fooImage = map[string]string{
 	"var/lib/dpkg/updates/.keep":      "",
 	"var/cache/ldconfig/aux-cache":    "x",
 	"usr/share/other/that-others-own": "y",
+})
+
+// known makes whoever runs the test a user of the image.
+func known(files map[string]string) map[string]string {
+	if uid, gid := os.Getuid(), os.Getgid(); uid != 0 {
+		files["etc/passwd"] += fmt.Sprintf("tester:x:%d:%d::/:/bin/sh\n", uid, gid)
+		files["etc/group"] += fmt.Sprintf("tester:x:%d:\n", gid)
+	}
+	return files
 }
 
 func lay(t *testing.T, files map[string]string) string {
@@ -106,7 +116,7 @@ func upgradeFoo(t *testing.T, dir string) {
 		}
 	}
 	err := errors.Join(os.RemoveAll(filepath.Join(dir, "usr/share/foo")), os.Chmod(filepath.Join(dir, "usr/bin/foo"), 0o4755), os.Symlink("foo", filepath.Join(dir, "usr/bin/oof")),
-		os.Link(filepath.Join(dir, "usr/bin/foo"), filepath.Join(dir, "usr/bin/foo2")), os.Mkdir(filepath.Join(dir, "usr/lib"), 0o750))
+		os.Link(filepath.Join(dir, "usr/bin/foo"), filepath.Join(dir, "usr/bin/foo2")), os.Mkdir(filepath.Join(dir, "usr/lib"), 0o750), ownByFoo(dir))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,6 +128,14 @@ func upgradeFoo(t *testing.T, dir string) {
 	put(t, dir, configFile, "Name: foo/q\nTemplate: foo/q\nOwners: foo\nValue: 2\n\n")
 	put(t, dir, "var/log/dpkg.log", "before\nfoo upgraded\n")
 	put(t, dir, statusFile+"-old", "backup")
+}
+
+// ownByFoo gives a file to the group foo, where the test may.
+func ownByFoo(dir string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	return os.Lchown(filepath.Join(dir, "usr/bin/oof"), 0, 42)
 }
 
 // looks is what their processes look at.
@@ -267,17 +285,19 @@ func TestWhatDoesNotFit(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "usr/bin"},
-		"the package's version":       {file(statusFile, strings.Replace(fooImage[statusFile], "Version: 1", "Version: 0", 1)), "foo:amd64"},
-		"a package on hold":           {file(statusFile, strings.Replace(fooImage[statusFile], "install ok", "hold ok", 1)), "foo:amd64"},
-		"an exact dependency":         {status(zoo + "Depends: foo (= 1)"), "zoo"},
-		"a package that breaks it":    {status(zoo + "Breaks: foo (>= 2)"), "zoo"},
-		"a user that scripts name":    {file("etc/passwd", fooImage["etc/passwd"]+"foouser:x:9:9::/:/bin/sh\n"), "etc/passwd"},
-		"a user that is another":      {file("etc/passwd", "root:x:0:0::/:/bin/bash\n"), "etc/passwd"},
-		"a user of NIS":               {file("etc/passwd", fooImage["etc/passwd"]+"+::::::\n"), "etc/passwd"},
-		"a diversion":                 {file(diversionsFile, "/usr/bin/foo\n/usr/bin/foo.real\nzoo\n"), "usr/bin/foo"},
-		"an override":                 {file(overridesFile, "root zoo 4755 /usr/bin/foo\n"), "usr/bin/foo"},
-		"an answer of debconf":        {file(configFile, "Name: foo/q\nTemplate: foo/q\nOwners: foo\nValue: 3\n\n"), "foo/q"},
-		"another question of debconf": {file(configFile, fooImage[configFile]+"Name: foo/r\nOwners: foo, zoo\n\n"), "foo/r"},
+		"the package's version":         {file(statusFile, strings.Replace(fooImage[statusFile], "Version: 1", "Version: 0", 1)), "foo:amd64"},
+		"a package on hold":             {file(statusFile, strings.Replace(fooImage[statusFile], "install ok", "hold ok", 1)), "foo:amd64"},
+		"an exact dependency":           {status(zoo + "Depends: foo (= 1)"), "zoo"},
+		"a package that breaks it":      {status(zoo + "Breaks: foo (>= 2)"), "zoo"},
+		"a user that scripts name":      {file("etc/passwd", fooImage["etc/passwd"]+"foouser:x:9:9::/:/bin/sh\n"), "etc/passwd"},
+		"a user that is another":        {file("etc/passwd", strings.Replace(fooImage["etc/passwd"], "/bin/sh", "/bin/bash", 1)), "etc/passwd"},
+		"an owner's number":             {file("etc/group", "wheel:x:43:\n"), "is \"\" here"},
+		"a file that dpkg would remove": {file("usr/share/foo/gone", ""), "usr/share/foo/gone"},
+		"a user of NIS":                 {file("etc/passwd", fooImage["etc/passwd"]+"+::::::\n"), "etc/passwd"},
+		"a diversion":                   {file(diversionsFile, "/usr/bin/foo\n/usr/bin/foo.real\nzoo\n"), "usr/bin/foo"},
+		"an override":                   {file(overridesFile, "root zoo 4755 /usr/bin/foo\n"), "usr/bin/foo"},
+		"an answer of debconf":          {file(configFile, "Name: foo/q\nTemplate: foo/q\nOwners: foo\nValue: 3\n\n"), "foo/q"},
+		"another question of debconf":   {file(configFile, fooImage[configFile]+"Name: foo/r\nOwners: foo, zoo\n\n"), "foo/r"},
 		"a file of two packages": {func(t *testing.T, dir string) {
 			put(t, dir, infoFolder+"/man.list", "/usr/bin/foo\n")
 		}, "usr/bin/foo"},
@@ -313,8 +333,10 @@ func TestWhatIsNotRecorded(t *testing.T) {
 		change func(*testing.T, string)
 		why    string
 	}{
-		"a user": {func(t *testing.T, dir string) { put(t, dir, "etc/passwd", "root:x:0:0::/:/bin/bash\n") }, "/etc/passwd"},
-		"a key":  {func(t *testing.T, dir string) { put(t, dir, "etc/foo/server.key", "secret") }, "server.key"},
+		"a user": {func(t *testing.T, dir string) {
+			put(t, dir, "etc/passwd", strings.Replace(fooImage["etc/passwd"], "/bin/sh", "/bin/bash", 1))
+		}, "/etc/passwd"},
+		"a key": {func(t *testing.T, dir string) { put(t, dir, "etc/foo/server.key", "secret") }, "server.key"},
 		"a password": {func(t *testing.T, dir string) {
 			put(t, dir, configFile, "Name: foo/password\nOwners: foo\nValue: x\n\n")
 		}, "foo/password"},
