@@ -60,6 +60,13 @@ bench-upgrade: ## Offline upgrades beside the same work by hand, half an hour; B
 	$(GO) build -o $(BIN)/bench-upgrade ./tests/bench/upgrade
 	$(BIN)/bench-upgrade -bench "$(BENCH)"
 
+.PHONY: bench-collect
+bench-collect: ## The facts of 1,000 images: local, over HTTP ranges, beside downloading them; a few minutes.
+	@tools/deps bench
+	@mkdir -p $(BIN)
+	$(GO) build -o $(BIN)/bench-collect ./tests/bench/collect
+	$(BIN)/bench-collect
+
 .PHONY: lint
 lint: $(LINT) ## Check the code.
 	$(LINT) run ./...

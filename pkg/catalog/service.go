@@ -11,6 +11,7 @@ import (
 // InspectPayload is the input of a job.Inspect.
 type InspectPayload struct {
 	ImageID string `json:"image_id"`
+	All     bool   `json:"all,omitempty"` // also the facts for which much of the image is read
 }
 
 // ImageFinder is the one thing that the service asks of Glance.
@@ -117,7 +118,7 @@ func (s *Service) Inspect(ctx context.Context, by job.By, i Image) (Inspecting, 
 			return err
 		}
 		j, err := s.Start(ctx, by, job.Draft{
-			Kind: job.Inspect, Queue: job.WorkerQueue, ProjectID: i.ProjectID, Resource: "images/" + i.ID, Payload: InspectPayload{ImageID: i.ID},
+			Kind: job.Inspect, Queue: job.WorkerQueue, ProjectID: i.ProjectID, Resource: "images/" + i.ID, Payload: InspectPayload{ImageID: i.ID, All: true},
 		})
 		if err != nil {
 			return err

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -103,11 +104,15 @@ func (p *Parts) workerDeps() (worker.Deps, error) {
 	if err != nil {
 		return worker.Deps{}, err
 	}
+	caches, err := offline.OpenCaches(filepath.Join(c.CacheDir, "upgrades"), c.Keyring, proxy, p.Log)
+	if err != nil {
+		return worker.Deps{}, err
+	}
 	git, hosted := gitsource.Fetcher{AllowLocal: c.LocalSources, SSHKey: c.SourceKey, KnownHosts: c.SourceHosts}, gitsource.Hosted{Store: p.DB, Limits: p.hostedLimits()}
 	return worker.Deps{
-		Store: p.DB, Glance: p.Glance, Builders: builders, Booter: booter, Outputs: output.Maker{}, Indexes: indexes, Inspect: inspectFile, InspectAt: inspect.Collect, Remotes: p.remotes(), Manifest: manifestFile, Signer: signer,
+		Store: p.DB, Glance: p.Glance, Builders: builders, Booter: booter, Outputs: output.Maker{}, Indexes: indexes, Inspect: inspectFile, InspectAt: inspectAt, Remotes: p.remotes(), Manifest: manifestFile, Signer: signer,
 		Upgrader: offline.New(offline.Config{
-			Proxy: proxy, Keyring: c.Keyring, Classify: library.ClassifyURI, CacheDir: filepath.Join(c.CacheDir, "upgrades"), Caches: caches, Log: p.Log,
+			Proxy: proxy, Keyring: c.Keyring, Classify: library.ClassifyURI, Caches: caches, Log: p.Log,
 		}),
 		Planner: planner, PackageState: inspect.PackageState,
 		Suites: suites{mirrors, p.Config.Upgrade.Suites}, Changelogs: proxy, Files: advisory.Files{Tracker: p.Config.Advisory.Tracker, OSV: p.Config.Advisory.OSV},
@@ -159,6 +164,14 @@ func (s suites) For(codename string) []upgrade.Suite {
 		out = append(out, suite)
 	}
 	return out
+}
+
+// inspectAt finds what can be found without fetching much of the image, or everything.
+func inspectAt(ctx context.Context, r io.ReaderAt, size int64, format string, all bool) (*catalog.Facts, error) {
+	if all {
+		return inspect.Read(ctx, r, size, format)
+	}
+	return inspect.Collect(ctx, r, size, format)
 }
 
 func inspectFile(ctx context.Context, path, format string) (*catalog.Facts, error) {

@@ -37,7 +37,11 @@ func (h *inspectHandler) Run(ctx context.Context, r *job.Run) (job.Result, error
 	if g.Status == "deactivated" {
 		return h.left(r, catalog.Waiting, "it is deactivated in Glance"), nil
 	}
-	read := &reading{Deps: h.Deps, images: h.images, run: r, image: g}
+	all, err := h.wantsAll(ctx, r)
+	if err != nil {
+		return job.Result{}, err
+	}
+	read := &reading{Deps: h.Deps, images: h.images, run: r, image: g, all: all}
 	facts, err := read.facts(ctx)
 	if err != nil || read.method == "rbd" {
 		if now, gone := h.meanwhile(ctx, g); gone != "" {
@@ -48,6 +52,20 @@ func (h *inspectHandler) Run(ctx context.Context, r *job.Run) (job.Result, error
 		return job.Result{}, err
 	}
 	return h.found(ctx, r, g, read, facts, err), nil
+}
+
+// wantsAll reports whether everything is to be found: somebody asked in person, or it was found before and is not to be
+// lost.
+func (h *inspectHandler) wantsAll(ctx context.Context, r *job.Run) (bool, error) {
+	var p catalog.InspectPayload
+	if err := r.Decode(&p); err != nil || p.All {
+		return p.All, err
+	}
+	known, err := h.Store.FindImage(ctx, r.Job.ResourceID())
+	if errs.Is(err, errs.NotFound) {
+		return false, nil
+	}
+	return known.Facts != nil && len(known.Facts.Skipped) == 0, err
 }
 
 // meanwhile asks again whether the image is there to be read. Glance removes the bytes of one that is deleted while

@@ -57,6 +57,7 @@ type collector struct {
 	meet  func(off int64) // what happens before a read
 	deaf  bool            // reads whatever the reads say
 	local []byte          // what was read in a local file
+	all   bool            // whether everything was asked for
 }
 
 func newCollector(t *testing.T) *collector {
@@ -64,7 +65,8 @@ func newCollector(t *testing.T) *collector {
 	c := &collector{shop: newShop(t), data: bytes.Repeat([]byte("kiln"), imageSize/4)}
 	facts := c.deps.Inspect
 	c.deps.Remotes = []worker.Remote{elsewhere{}, ranges{c.glance}}
-	c.deps.InspectAt = func(ctx context.Context, r io.ReaderAt, size int64, format string) (*catalog.Facts, error) {
+	c.deps.InspectAt = func(ctx context.Context, r io.ReaderAt, size int64, format string, all bool) (*catalog.Facts, error) {
+		c.all = all
 		if size != imageSize || format != "raw" {
 			t.Errorf("%d bytes of %s", size, format)
 		}
@@ -170,8 +172,14 @@ func TestInspectReadsParts(t *testing.T) {
 	if i.State != catalog.Inspected || i.FactsVersion != catalog.FactsVersion || i.Status != "active" || i.Visibility != "private" || strings.Join(i.Tags, "") != "ab" || !strings.HasPrefix(i.Digest, "sha512:") {
 		t.Errorf("%+v", i)
 	}
-	if len(c.local) > 0 {
-		t.Error("it was fetched")
+	if len(c.local) > 0 || c.all {
+		t.Errorf("%d bytes were fetched, all: %v", len(c.local), c.all)
+	}
+	if c.result(c.ask(id)); !c.all {
+		t.Error("what was known before was not asked for again")
+	}
+	if i = c.row(id); i.State != catalog.Inspected {
+		t.Errorf("%+v", i)
 	}
 }
 

@@ -42,6 +42,7 @@ type reading struct {
 	images *imageCache
 	run    *job.Run
 	image  catalog.GlanceImage
+	all    bool // everything that can be found, whatever it costs
 
 	method string
 	bytes  int64
@@ -81,7 +82,7 @@ func (r *reading) remote(ctx context.Context, way Remote, format string) (facts 
 	}
 	defer img.Close() //nolint:errcheck // only read
 	r.run.Progress("read by "+way.Method(), 0, 0, "bytes")
-	facts, err = r.InspectAt(ctx, img, r.image.Size, format)
+	facts, err = r.InspectAt(ctx, img, r.image.Size, format, r.all)
 	r.bytes += img.BytesRead()
 	if broken := img.Err(); broken != nil {
 		return nil, !errs.Is(broken, errs.Conflict) && !errs.Is(broken, errs.TooLarge), broken

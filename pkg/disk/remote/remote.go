@@ -25,7 +25,7 @@ const CodeBudget = "kiln.remote.budget"
 
 // Options bound a reader. A zero field takes the default.
 type Options struct {
-	Block   int           // bytes that are read and kept together; 32 KiB
+	Block   int           // bytes that are read and kept together; 64 KiB
 	Cache   int           // bytes that are kept; 16 MiB
 	Ahead   int           // most bytes of one question; 1 MiB
 	Budget  int64         // bytes that may be read from the source, after them reads are TooLarge; no bound
@@ -40,7 +40,7 @@ func (o Options) orDefault() Options {
 			*field = value
 		}
 	}
-	set(&o.Block, 32<<10)
+	set(&o.Block, 64<<10)
 	set(&o.Cache, 16<<20)
 	set(&o.Ahead, 1<<20)
 	set(&o.Tries, 4)
