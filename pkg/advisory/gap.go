@@ -106,7 +106,15 @@ func compareCVEs(a, b string) int {
 // vulnerabilities name the other one, whose version the binary packages have.
 var signed = regexp.MustCompile(`^(.+)-signed(-.+)?$`)
 
-// release is a kernel package of one release of the kernel: a fix comes under another name, and the old one stays.
+// Unsigned is the source that a signing source signs; another source is its own.
+func Unsigned(source string) string {
+	if m := signed.FindStringSubmatch(source); m != nil {
+		return m[1]
+	}
+	return source
+}
+
+// kernelRelease is a kernel package of one release of the kernel: a fix comes under another name, and the old one stays.
 var kernelRelease = regexp.MustCompile(`^linux-(image|headers|modules)-\d`)
 
 // Fixes are what the files say of the installed package. Nothing is said of one release of a kernel: the package that
@@ -115,10 +123,7 @@ func (p Installed) Fixes(s System, files *Fixes) []Fix {
 	if kernelRelease.MatchString(p.Name) {
 		return nil
 	}
-	source := p.Source
-	if m := signed.FindStringSubmatch(source); m != nil {
-		source = m[1]
-	}
+	source := Unsigned(p.Source)
 	out := files.Of(s.Releases(), source)
 	if s.Kind == RPM && p.Name != source {
 		out = append(out, files.Of(s.Releases(), p.Name)...)

@@ -56,9 +56,7 @@ func SortCVEs(set map[string]bool) []string {
 func FileNames(names map[string]bool) map[string]bool {
 	out := maps.Clone(names)
 	for name := range names {
-		if m := signed.FindStringSubmatch(name); m != nil {
-			out[m[1]] = true
-		}
+		out[Unsigned(name)] = true
 	}
 	return out
 }

@@ -85,12 +85,17 @@ func (s *shop) put(id, release, version string, names ...string) {
 // refresh runs a job that reads what is published.
 func (s *shop) refresh() job.Job {
 	s.t.Helper()
+	return s.refreshWithin(20 * time.Second)
+}
+
+func (s *shop) refreshWithin(limit time.Duration) job.Job {
+	s.t.Helper()
 	j := job.Job{ID: uuid.NewString(), Kind: job.Advisories, Resource: "advisories", Queue: job.WorkerQueue, State: job.Pending, MaxAttempts: 1,
 		RunAfter: time.Now(), CreatedAt: time.Now(), UpdatedAt: time.Now(), Payload: []byte("{}")}
 	if err := s.db.AddJob(s.t.Context(), j); err != nil {
 		s.t.Fatal(err)
 	}
-	s.drain()
+	s.drainWithin(limit)
 	j, err := s.db.FindJob(s.t.Context(), j.ID)
 	if err != nil {
 		s.t.Fatal(err)
@@ -283,4 +288,3 @@ func TestFilesOfTheOperator(t *testing.T) {
 		t.Errorf("told %q", told)
 	}
 }
-

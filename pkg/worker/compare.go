@@ -60,9 +60,11 @@ type span struct {
 	advisory.Span
 	fixes    []advisory.Fix
 	index    *deb.Index // nil where no repository has the fix
+	fixed    string     // version of the binary package
 	security bool
 	gap      advisory.Gap
-	whole    bool // all that can be known of it is
+	whole    bool // all that can be known of it today is
+	problem  bool // and that is less than there is
 }
 
 func (d Deps) newComparison() *comparison {
@@ -86,7 +88,7 @@ func (c *comparison) addSystem(ctx context.Context, r *job.Run, s advisory.Syste
 		return o.err
 	}
 	stamp := digest(s.Sum, o.stamp, c.filesStamp)
-	if o.err == nil && s.Compared == stamp && !force {
+	if o.err == nil && !force && (s.Compared == stamp || s.Compared == untilTomorrow(stamp, c.Now())) {
 		return nil
 	}
 	packages, err := c.Store.ListInstalled(ctx, s.ImageID)
@@ -156,7 +158,7 @@ func (c *comparison) lack(p advisory.Installed, sp advisory.Span, fixes []adviso
 		Version: fixed, Suite: suite, Security: security, CVEs: []string{}, CreatedAt: c.Now(), UpdatedAt: c.Now(),
 	}
 	return lack{
-		advisory: a, span: &span{Span: sp, fixes: fixes, security: security},
+		advisory: a, span: &span{Span: sp, fixes: fixes, fixed: fixed, security: security},
 		pending: advisory.Pending{
 			AdvisoryID: a.ID, Package: p.Name, Architecture: p.Architecture, Source: sp.Source, Installed: p.Version, Fixed: fixed,
 			Suite: suite, Security: security, Gap: sp.ID(),
@@ -215,7 +217,7 @@ func (c *comparison) read(ctx context.Context, r *job.Run, s advisory.System) ([
 
 func digest(parts ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
-	return hex.EncodeToString(sum[:])
+	return hex.EncodeToString(sum[:20])
 }
 
 func sorted(names map[string]bool) string {

@@ -18,8 +18,8 @@ import (
 // Bounds of reading changelogs.
 const (
 	maxChangelogs = 400              // of one refresh; the next one reads on
-	maxTries      = 4                // packages of one source: many only link to another one's changelog
-	maxPackage    = 64 << 20         // bytes of a package that is fetched for its changelog
+	maxTries      = 16               // packages of one source: many are empty, or only link to another one's changelog
+	maxFetched    = 64 << 20         // bytes of these packages
 	maxChanges    = 500              // that are kept of a changelog, the newest
 	tryAgain      = 24 * time.Hour   // after a changelog that could not be read
 	readTime      = 30 * time.Minute // of all in one refresh
@@ -56,8 +56,11 @@ func (c *comparison) learn(ctx context.Context, r *job.Run) error {
 			p := &f.Pending[j]
 			s := c.spans[p.Gap]
 			p.Urgency = s.gap.Urgency
-			if !s.whole {
+			switch {
+			case !s.whole:
 				f.Stamp = ""
+			case s.problem && f.Stamp != "":
+				f.Stamp = untilTomorrow(stampOf(f.Stamp), f.At)
 			}
 			a := c.known[p.AdvisoryID]
 			a.Urgency = advisory.Worse(a.Urgency, s.gap.Urgency)
@@ -79,7 +82,18 @@ func (c *comparison) learn(ctx context.Context, r *job.Run) error {
 	return nil
 }
 
-// changes gives what the changelog of the fixed version says, and whether that is all that can be known.
+// stampOf is a stamp without its day.
+func stampOf(stamp string) string {
+	stamp, _, _ = strings.Cut(stamp, "@")
+	return stamp
+}
+
+// untilTomorrow is a stamp that holds on that day alone: a changelog that could not be read is tried again.
+func untilTomorrow(stamp string, day time.Time) string {
+	return stamp + "@" + day.UTC().Format(time.DateOnly)
+}
+
+// changes gives what the changelog of the fixed version says, and whether that is all that can be known today.
 func (c *comparison) changes(ctx context.Context, r *job.Run, s *span, inTime bool) ([]advisory.Change, bool, error) {
 	if s.index == nil || c.Changelogs == nil {
 		return nil, true, nil
@@ -90,7 +104,10 @@ func (c *comparison) changes(ctx context.Context, r *job.Run, s *span, inTime bo
 		return l.Changes, true, nil
 	case err != nil && !errs.Is(err, errs.NotFound):
 		return nil, false, err
-	case !c.fetch || !inTime || c.fetched >= maxChangelogs || err == nil && c.Now().Sub(l.ReadAt) < tryAgain:
+	case err == nil && c.Now().Sub(l.ReadAt) < tryAgain:
+		s.problem = true
+		return nil, true, nil
+	case !c.fetch || !inTime || c.fetched >= maxChangelogs:
 		return nil, false, nil
 	}
 	c.fetched++
@@ -100,20 +117,26 @@ func (c *comparison) changes(ctx context.Context, r *job.Run, s *span, inTime bo
 		return nil, false, ctx.Err()
 	}
 	if err != nil {
-		l.Problem = err.Error()
+		l.Problem, s.problem = err.Error(), true
 		r.Warnf("no changelog of %s %s: %v", s.Source, s.To, err)
 	}
 	for _, e := range entries[:min(len(entries), maxChanges)] {
 		l.Changes = append(l.Changes, advisory.Change{Source: e.Source, Version: e.Version, Urgency: e.Urgency, CVEs: deb.CVEs([]deb.Entry{e})})
 	}
-	return l.Changes, err == nil, c.Store.PutChangelog(ctx, l)
+	return l.Changes, true, c.Store.PutChangelog(ctx, l)
 }
 
-// changelog reads it from the smallest package of the source that has one.
+// changelog reads it from the smallest package of the source that has one. For a source that only signs it is that of
+// what was signed: its own packages are links, or a whole kernel.
 func (c *comparison) changelog(ctx context.Context, s *span) ([]deb.Entry, error) {
 	err := error(errs.New(errs.NotFound, "kiln.advisory.changelog_missing", "the repository has no package of it"))
-	for i, candidate := range s.index.OfSource(s.Source, s.To) {
-		if i == maxTries || candidate.Size > maxPackage {
+	var all []deb.Candidate
+	if built := advisory.Unsigned(s.Source); built != s.Source {
+		all = s.index.OfSource(built, s.fixed)
+	}
+	left := int64(maxFetched)
+	for i, candidate := range append(all, s.index.OfSource(s.Source, s.To)...) {
+		if left -= candidate.Size; i == maxTries || left < 0 {
 			break
 		}
 		var entries []deb.Entry

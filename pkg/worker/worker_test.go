@@ -95,6 +95,11 @@ func newShop(t *testing.T) *shop {
 // drain runs one worker until no job is open, and returns.
 func (s *shop) drain() {
 	s.t.Helper()
+	s.drainWithin(20 * time.Second)
+}
+
+func (s *shop) drainWithin(limit time.Duration) {
+	s.t.Helper()
 	handlers, err := worker.New(s.deps)
 	if err != nil {
 		s.t.Fatal(err)
@@ -110,7 +115,7 @@ func (s *shop) drain() {
 	wg.Go(func() { _ = r.Serve(ctx) })
 	defer wg.Wait()
 	defer cancel()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		// One question for all states: a job that moves between two questions would not be seen.
 		all, err := s.db.ListJobs(ctx, listing.All())
 		if err != nil {
