@@ -153,6 +153,7 @@ type Facts struct {
 
 	Volume           string     `json:"volume"`            // logical volume of the root, "group/volume"; "" where the root is a partition
 	Subvolume        string     `json:"subvolume"`         // of btrfs that has the root, by its path; "" for the default one
+	Mounts           []string   `json:"mounts"`            // folders of the system that are file systems of their own: /usr, /var, …
 	ConffilesChanged []Conffile `json:"conffiles_changed"` // configuration files that are not as their packages brought them
 	EtcUnowned       int        `json:"etc_unowned"`       // files below /etc that no package brought
 	Skipped          []string   `json:"skipped"`           // what was not looked at, so that empty says nothing: conffiles, licenses, setuid, unowned

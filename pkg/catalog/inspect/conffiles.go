@@ -79,7 +79,7 @@ func readConffiles(ctx context.Context, facts *catalog.Facts, fsys fileSystem, s
 				return fmt.Errorf("%w: configuration files of more than %d bytes", tree.ErrCorrupt, maxConffileBytes)
 			}
 			sum.Reset()
-			if err := fsys.Stream(sum, f.at.Number, buf); err != nil {
+			if err := fsys.Copy(sum, diverted.path(f.Path, f.Package), buf); err != nil {
 				return fmt.Errorf("%s: %w", f.Path, err)
 			}
 			if hex.EncodeToString(sum.Sum(nil)) == f.MD5 {

@@ -24,7 +24,8 @@ type system struct {
 	places []place
 	root   place
 	fsys   fileSystem
-	subvol string // of btrfs, where the root is not its default one
+	subvol string   // of btrfs, where the root is not its default one
+	mounts []string // folders of the system that are file systems of their own
 }
 
 // place is where a file system lies: a partition, or a logical volume on one.
@@ -114,7 +115,7 @@ func (s *system) findRoot() error {
 	for _, p := range s.places {
 		found, err := s.try(p)
 		if found {
-			return nil
+			return err
 		}
 		if first == nil {
 			first = err
@@ -137,10 +138,9 @@ func (s *system) try(p place) (found bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	found, err = hasSystem(fsys)
+	found, err = s.keep(p, fsys, "")
 	if found {
-		s.root, s.fsys = p, fsys
-		return true, nil
+		return true, err
 	}
 	if b, ok := fsys.(*btrfs.FS); ok && err == nil {
 		return s.trySubvolumes(p, b)
@@ -165,14 +165,26 @@ func (s *system) trySubvolumes(p place, b *btrfs.FS) (found bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		if found, err = hasSystem(fsys); found {
-			s.root, s.fsys, s.subvol = p, fsys, clean(v.Path)
-		}
-		if found || err != nil {
+		if found, err = s.keep(p, fsys, clean(v.Path)); found || err != nil {
 			return found, err
 		}
 	}
 	return false, nil
+}
+
+// keep takes a file system as the root where it has a system. Where /usr lies elsewhere, only the link in /etc tells.
+func (s *system) keep(p place, fsys fileSystem, subvol string) (found bool, err error) {
+	if found, err = hasSystem(fsys); err != nil {
+		return false, err
+	}
+	if _, err := fsys.ReadLink("/etc/os-release"); !found && err != nil {
+		return false, nil
+	}
+	s.root, s.fsys, s.subvol, s.mounts = p, fsys, subvol, []string{}
+	if err := s.mount(); err != nil || found {
+		return found, err
+	}
+	return hasSystem(fsys)
 }
 
 func hasSystem(fsys fileSystem) (bool, error) {

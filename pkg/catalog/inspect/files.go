@@ -19,6 +19,8 @@ type fileSystem interface {
 	ReadDir(name string) ([]string, error)
 	ReadLink(name string) (string, error)
 	Stat(name string) (tree.Entry, error)
+	Copy(w io.Writer, name string, buf []byte) error
+	Mount(name string, other *tree.Tree) error
 	Stream(w io.Writer, inode uint64, buf []byte) error
 	Walk(ctx context.Context, limit int, fn func(tree.Node) error) error
 	WalkFrom(ctx context.Context, top string, limit int, fn func(tree.Node) error) error

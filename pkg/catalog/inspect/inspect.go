@@ -93,7 +93,7 @@ func (s *system) facts(ctx context.Context, parts []Part) (*catalog.Facts, error
 	facts := &catalog.Facts{
 		DiskFormat: s.header.Format, VirtualSize: s.header.VirtualSize, MinDiskGiB: int((s.header.VirtualSize + gib - 1) / gib),
 		PartitionTable: tableOf(s.parts), FileSystem: s.root.kind, RootUUID: s.fsys.UUID(), UsedBytes: s.fsys.UsedBytes(),
-		Volume: clean(s.root.volume), Subvolume: s.subvol, Firmware: s.firmware(), Partitions: s.partitions(),
+		Volume: clean(s.root.volume), Subvolume: s.subvol, Mounts: s.mounts, Firmware: s.firmware(), Partitions: s.partitions(),
 		Packages: []catalog.Package{}, Kernels: []string{}, Initrds: []string{}, Services: []string{}, Users: []catalog.User{}, Setuid: []catalog.Setuid{},
 		ConffilesChanged: []catalog.Conffile{}, Skipped: []string{},
 	}

@@ -74,7 +74,7 @@ func debianFacts() *catalog.Facts {
 			{Name: "libssl3", Version: "3.0.15-1~deb12u1", Architecture: "amd64", Source: "openssl"},
 		},
 		Firmware: "none", Services: []string{}, Users: []catalog.User{}, Setuid: []catalog.Setuid{},
-		ConffilesChanged: []catalog.Conffile{}, Skipped: []string{}, EtcUnowned: 1, // machine-id
+		ConffilesChanged: []catalog.Conffile{}, Skipped: []string{}, Mounts: []string{}, EtcUnowned: 1, // machine-id
 		Partitions: []catalog.Partition{{Type: "whole", FileSystem: "ext4", Size: 32 << 20, Root: true}},
 	}
 }

@@ -180,6 +180,31 @@ func TestLogicalVolumes(t *testing.T) {
 	}
 }
 
+// TestSpreadSystem: /usr and /var on volumes of their own, as hardened images have them. Paths lead into them, and the
+// link /etc/os-release is all that the root has of a system.
+func TestSpreadSystem(t *testing.T) {
+	v := makeVolumes(t, 1, "lvcreate -an -Zn -Wn -L 16m -n root-fs system", "lvcreate -an -Zn -Wn -L 16m -n usr system", "lvcreate -an -Zn -Wn -L 32m -n var system")
+	root, usr, vars := t.TempDir(), t.TempDir(), t.TempDir()
+	write(t, root, "etc/fstab", "/dev/mapper/system-root--fs / ext4 defaults 0 1\n# a comment\n/dev/system/usr /usr ext4 ro 0 2\nUUID="+diskUUID+" /var ext4 defaults 0 2\n/dev/vdb1 /srv xfs defaults 0 2\n", 0o644)
+	write(t, root, "etc/mine", "hello", 0o644)
+	write(t, root, "usr/hidden", "", 0o644)
+	write(t, root, "var/hidden", "", 0o644)
+	link(t, root, "../usr/lib/os-release", "etc/os-release")
+	write(t, usr, "lib/os-release", "ID=debian\nVERSION_CODENAME=bookworm\n", 0o644)
+	write(t, vars, "lib/dpkg/status", conffileStatus, 0o644)
+	v.lay("root-fs", diskOf(t, root, "ext4", "16m"))
+	v.lay("usr", diskOf(t, usr, "ext4", "16m"))
+	v.lay("var", diskOf(t, vars, "ext4", "32m", "-U", diskUUID))
+	facts, err := read(t, gptDisk(t, true, v.parts()...), "raw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := []any{facts.OS.Codename, len(facts.Packages), facts.Volume, facts.Mounts, len(facts.ConffilesChanged)}
+	if diff := cmp.Diff([]any{"bookworm", 1, "system/root-fs", []string{"/usr", "/var"}, 6}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // TestHalfAGroup: a volume with a part on a disk that is not there is named.
 func TestHalfAGroup(t *testing.T) {
 	v := makeVolumes(t, 2, "lvcreate -an -Zn -Wn -L 280m -n root system")

@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"io"
 	"io/fs"
 	"slices"
 	"strings"
@@ -13,11 +14,10 @@ const (
 
 // Entry is what a path leads to.
 type Entry struct {
-	Name   string
-	Mode   fs.FileMode
-	Size   int64 // bytes
-	Number uint64
-	Place  int64 // as in Inode
+	Name  string
+	Mode  fs.FileMode
+	Size  int64 // bytes
+	Place int64 // as in Inode
 }
 
 // fileMode translates the type and permission bits.
@@ -39,14 +39,36 @@ func (i *Inode) fileMode() fs.FileMode {
 	return m
 }
 
+// spot is where a path leads: an inode, and the tree that has it.
+type spot struct {
+	t *Tree
+	i *Inode
+}
+
+// Mount lays another file system over a directory, as the system on the disk does it when it starts: paths lead into it,
+// walks do not. fs.ErrNotExist where there is no such directory.
+func (t *Tree) Mount(name string, other *Tree) error {
+	at, err := t.lookup(name)
+	if err == nil && (!at.i.Is(TypeDir) || at.t == other) {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return &fs.PathError{Op: "mount", Path: name, Err: err}
+	}
+	at.t.mu.Lock()
+	defer at.t.mu.Unlock()
+	at.t.mounts[at.i.Number] = other
+	return nil
+}
+
 // ReadFile reads a file of at most limit bytes. Symbolic links are followed and never leave the file system.
 // fs.ErrNotExist where it is not there, fs.ErrInvalid where it is no file, ErrCorrupt where it is larger.
 func (t *Tree) ReadFile(name string, limit int64) ([]byte, error) {
-	i, err := t.file(name)
+	at, err := t.file(name)
 	if err != nil {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: err}
 	}
-	data, err := ReadAll(t.r, t.fs, i, limit)
+	data, err := ReadAll(at.t.r, at.t.fs, at.i, limit)
 	if err != nil {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: err}
 	}
@@ -55,42 +77,55 @@ func (t *Tree) ReadFile(name string, limit int64) ([]byte, error) {
 
 // ReadHead reads the first n bytes of a file, fewer where it is shorter. Errors are those of ReadFile.
 func (t *Tree) ReadHead(name string, n int64) ([]byte, error) {
-	i, err := t.file(name)
+	at, err := t.file(name)
 	if err != nil {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: err}
 	}
-	out := make([]byte, max(0, min(n, i.Size)))
-	if err := fill(t.r, t.fs, i, out); err != nil {
+	out := make([]byte, max(0, min(n, at.i.Size)))
+	if err := fill(at.t.r, at.t.fs, at.i, out); err != nil {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: err}
 	}
 	return out, nil
 }
 
-func (t *Tree) file(name string) (*Inode, error) {
-	i, err := t.lookup(name)
-	if err == nil && !i.Is(TypeFile) {
+// Copy is Stream of the file that a path leads to. Errors are those of ReadFile.
+func (t *Tree) Copy(w io.Writer, name string, buf []byte) error {
+	at, err := t.file(name)
+	if err == nil {
+		err = at.t.Stream(w, at.i.Number, buf)
+	}
+	if err != nil {
+		return &fs.PathError{Op: "read", Path: name, Err: err}
+	}
+	return nil
+}
+
+func (t *Tree) file(name string) (spot, error) {
+	at, err := t.lookup(name)
+	if err == nil && !at.i.Is(TypeFile) {
 		err = fs.ErrInvalid
 	}
-	return i, err
+	return at, err
 }
 
 // Stat describes what a path leads to, links followed.
 func (t *Tree) Stat(name string) (Entry, error) {
-	i, err := t.lookup(name)
+	at, err := t.lookup(name)
 	if err != nil {
 		return Entry{}, &fs.PathError{Op: "stat", Path: name, Err: err}
 	}
-	return Entry{Name: name[strings.LastIndexByte(name, '/')+1:], Mode: i.fileMode(), Size: i.Size, Number: i.Number, Place: i.Place}, nil
+	return Entry{Name: name[strings.LastIndexByte(name, '/')+1:], Mode: at.i.fileMode(), Size: at.i.Size, Place: at.i.Place}, nil
 }
 
 // ReadDir names what is in a directory, sorted, without "." and "..".
 func (t *Tree) ReadDir(name string) ([]string, error) {
-	i, err := t.lookup(name)
+	at, err := t.lookup(name)
+	if err == nil && !at.i.Is(TypeDir) {
+		err = fs.ErrNotExist
+	}
 	var all map[string]uint64
 	if err == nil {
-		if all, err = nil, fs.ErrNotExist; i.Is(TypeDir) {
-			all, err = t.dir(i)
-		}
+		all, err = at.t.dir(at.i)
 	}
 	if err != nil {
 		return nil, &fs.PathError{Op: "readdir", Path: name, Err: err}
@@ -105,18 +140,17 @@ func (t *Tree) ReadDir(name string) ([]string, error) {
 
 // ReadLink is where a symbolic link points; the link itself is not followed. fs.ErrInvalid where it is no link.
 func (t *Tree) ReadLink(name string) (string, error) {
-	at := strings.LastIndexByte(name, '/')
-	dir, err := t.lookup(name[:max(0, at)])
-	if err != nil {
-		return "", &fs.PathError{Op: "readlink", Path: name, Err: err}
+	cut := strings.LastIndexByte(name, '/')
+	at, err := t.lookup(name[:max(0, cut)])
+	if err == nil {
+		at, err = at.child(name[cut+1:])
 	}
-	i, err := t.child(dir, name[at+1:])
-	if err == nil && !i.Is(TypeLink) {
+	if err == nil && !at.i.Is(TypeLink) {
 		err = fs.ErrInvalid
 	}
 	var target string
 	if err == nil {
-		target, err = t.fs.Target(i)
+		target, err = at.t.fs.Target(at.i)
 	}
 	if err != nil {
 		return "", &fs.PathError{Op: "readlink", Path: name, Err: err}
@@ -125,17 +159,17 @@ func (t *Tree) ReadLink(name string) (string, error) {
 }
 
 // lookup walks a path from the root. ".." of the root is the root.
-func (t *Tree) lookup(name string) (*Inode, error) {
+func (t *Tree) lookup(name string) (spot, error) {
 	root, err := t.inode(t.fs.Root())
 	if err != nil {
-		return nil, err
+		return spot{}, err
 	}
 	todo := split(name)
-	trail := []*Inode{root}
+	trail := []spot{{t, root}}
 	links, steps := 0, 0
 	for len(todo) > 0 {
 		if steps++; steps > maxParts {
-			return nil, Corrupt("a path of more than %d parts", maxParts)
+			return spot{}, Corrupt("a path of more than %d parts", maxParts)
 		}
 		part := todo[0]
 		todo = todo[1:]
@@ -143,27 +177,27 @@ func (t *Tree) lookup(name string) (*Inode, error) {
 			trail = trail[:max(1, len(trail)-1)]
 			continue
 		}
-		i, err := t.child(trail[len(trail)-1], part)
+		at, err := trail[len(trail)-1].child(part)
 		if err != nil {
-			return nil, err
+			return spot{}, err
 		}
-		if !i.Is(TypeLink) {
-			trail = append(trail, i)
+		if !at.i.Is(TypeLink) {
+			trail = append(trail, at)
 			continue
 		}
 		if links++; links > maxLinks {
-			return nil, Corrupt("more than %d symbolic links", maxLinks)
+			return spot{}, Corrupt("more than %d symbolic links", maxLinks)
 		}
-		target, err := t.fs.Target(i)
+		target, err := at.t.fs.Target(at.i)
 		if err != nil {
-			return nil, err
+			return spot{}, err
 		}
 		if strings.HasPrefix(target, "/") {
 			trail = trail[:1]
 		}
 		todo = append(split(target), todo...)
 		if len(todo) > maxParts {
-			return nil, Corrupt("a path of more than %d parts", maxParts)
+			return spot{}, Corrupt("a path of more than %d parts", maxParts)
 		}
 	}
 	return trail[len(trail)-1], nil
@@ -173,18 +207,26 @@ func split(name string) []string {
 	return slices.DeleteFunc(strings.Split(name, "/"), func(s string) bool { return s == "" || s == "." })
 }
 
-// child finds a name in a directory.
-func (t *Tree) child(dir *Inode, name string) (*Inode, error) {
-	if !dir.Is(TypeDir) {
-		return nil, fs.ErrNotExist
+// child finds a name in a directory: what is mounted there, if anything is.
+func (d spot) child(name string) (spot, error) {
+	if !d.i.Is(TypeDir) {
+		return spot{}, fs.ErrNotExist
 	}
-	names, err := t.dir(dir)
+	names, err := d.t.dir(d.i)
 	if err != nil {
-		return nil, err
+		return spot{}, err
 	}
 	number, ok := names[name]
 	if !ok {
-		return nil, fs.ErrNotExist
+		return spot{}, fs.ErrNotExist
 	}
-	return t.inode(number)
+	d.t.mu.Lock()
+	over := d.t.mounts[number]
+	d.t.mu.Unlock()
+	if over == nil {
+		i, err := d.t.inode(number)
+		return spot{d.t, i}, err
+	}
+	i, err := over.inode(over.fs.Root())
+	return spot{over, i}, err
 }

@@ -109,11 +109,12 @@ type Tree struct {
 	dirs   map[uint64]map[string]uint64
 	names  int // in dirs
 	inodes map[uint64]*Inode
+	mounts map[uint64]*Tree // by the inode of the mount point
 }
 
 // New makes the tree of a file system that lies on r.
 func New(r io.ReaderAt, fsys Reader) *Tree {
-	return &Tree{r: Whole(r), fs: fsys, dirs: map[uint64]map[string]uint64{}, inodes: map[uint64]*Inode{}}
+	return &Tree{r: Whole(r), fs: fsys, dirs: map[uint64]map[string]uint64{}, inodes: map[uint64]*Inode{}, mounts: map[uint64]*Tree{}}
 }
 
 // inode reads an inode and remembers it.

@@ -34,14 +34,15 @@ func (t *Tree) Walk(ctx context.Context, limit int, fn func(Node) error) error {
 
 // WalkFrom is Walk of what a directory holds, and of the directory itself. fs.ErrNotExist where it is not there.
 func (t *Tree) WalkFrom(ctx context.Context, top string, limit int, fn func(Node) error) error {
-	root, err := t.lookup(top)
+	at, err := t.lookup(top)
+	root := at.i
 	if err != nil {
 		return fmt.Errorf("%s: %w", top, err)
 	}
 	if !root.Is(TypeDir) {
 		return Corrupt("%s is no directory", top)
 	}
-	w := &walker{ctx: ctx, t: t, left: limit, fn: fn, seen: map[uint64]bool{root.Number: true}}
+	w := &walker{ctx: ctx, t: at.t, left: limit, fn: fn, seen: map[uint64]bool{root.Number: true}}
 	top = strings.TrimRight(top, "/")
 	if err := fn(node(max(top, "/"), root)); err != nil {
 		return err
