@@ -96,7 +96,7 @@ func (p *Parts) campaigns() *campaign.Rounds {
 		Catalog: &catalog.Service{Desk: desk, Store: p.DB}, Upgrade: &upgrade.Service{Desk: desk, Store: p.DB},
 		Planner:      &upgrade.Planning{Desk: desk, Plans: p.DB},
 		Chooser:      &campaign.Chooser{Store: p.DB, Catalog: p.DB, Glance: p.Glance},
-		RefreshEvery: p.Config.Engine.AdvisoryInterval, Settle: p.Config.Engine.PolicySettle, Log: p.Log,
+		RefreshEvery: p.Config.Engine.AdvisoryInterval, Settle: p.Config.Engine.PolicySettle, PolicyEvery: p.Config.Engine.TriggerInterval, Log: p.Log,
 		Refresh: func(ctx context.Context, by job.By) error {
 			_, err := fixes.Refresh(ctx, by)
 			return err

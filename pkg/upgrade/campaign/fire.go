@@ -30,6 +30,11 @@ type look struct {
 
 // policies fires those whose images lack something.
 func (r *Rounds) policies(ctx context.Context) error {
+	now := r.Now()
+	if r.PolicyEvery > 0 && now.Sub(r.policied) < r.PolicyEvery {
+		return nil
+	}
+	r.policied = now
 	var all error
 	first := ""
 	for p, err := range listing.Rows(ctx, listing.All().Where("enabled", "true"), r.Store.ListUpgradePolicies, func(p Policy) string { return p.ID }) {

@@ -108,7 +108,7 @@ func clock(text string) (int, bool) {
 	hour, minute, ok := strings.Cut(text, ":")
 	h, errH := strconv.ParseUint(hour, 10, 8)
 	m, errM := strconv.ParseUint(minute, 10, 8)
-	at := int(h)*60 + int(m) //nolint:gosec // 8 bits each
+	at := int(h)*60 + int(m)
 	return at, ok && errH == nil && errM == nil && len(hour) <= 2 && len(minute) == 2 && m < 60 && at <= minutesOfDay
 }
 

@@ -54,7 +54,7 @@ func TestPolicyFiresOncePerBurst(t *testing.T) {
 			f.image(id, "p", "", "bash medium")
 		}
 		f.image("foreign", "q", "", "nginx critical")
-		p := f.policy("urgent", func(c *campaign.PolicyChange) { c.HotfixHours = ptr(48) })
+		p := f.policy("urgent", func(c *campaign.PolicyChange) { c.HotfixHours = new(48) })
 		for range 3 {
 			f.pass(20 * time.Minute)
 			f.rounds()
@@ -112,7 +112,7 @@ func TestPromiseAndHours(t *testing.T) {
 			f.image(id, "p", "", "openssl high")
 		}
 		p := f.policy("sundays", func(c *campaign.PolicyChange) {
-			c.HotfixHours, c.Hours, c.MaxParallel = ptr(12), &[]string{"Sun 01:00-05:00"}, ptr(1)
+			c.HotfixHours, c.Hours, c.MaxParallel = new(12), &[]string{"Sun 01:00-05:00"}, new(1)
 		})
 		f.pass(10 * time.Minute) // Monday, 12:10
 		f.rounds()
@@ -155,19 +155,19 @@ func TestPolicyIsChangedAndDeleted(t *testing.T) {
 	embedded(t, func(t *testing.T, f *fleet) {
 		ctx := t.Context()
 		f.image("i1", "p", "", "openssl high")
-		p := f.policy("urgent", func(c *campaign.PolicyChange) { c.Enabled, c.HotfixHours = ptr(false), ptr(24) })
+		p := f.policy("urgent", func(c *campaign.PolicyChange) { c.Enabled, c.HotfixHours = new(false), new(24) })
 		f.pass(48 * time.Hour)
 		f.rounds()
 		if n := len(f.campaigns(p.ID)); n != 0 {
 			t.Fatalf("%d campaigns of a policy that is off", n)
 		}
-		if _, err := f.CreatePolicy(ctx, f.by, campaign.PolicyChange{Name: ptr("urgent")}); !errs.Is(err, errs.Conflict) {
+		if _, err := f.CreatePolicy(ctx, f.by, campaign.PolicyChange{Name: new("urgent")}); !errs.Is(err, errs.Conflict) {
 			t.Errorf("the same name twice: %v", err)
 		}
 		if _, err := f.UpdatePolicy(ctx, f.by, p.ID, campaign.PolicyChange{Hours: &[]string{"never"}}); !errs.Is(err, errs.Invalid) {
 			t.Errorf("hours that nobody can read: %v", err)
 		}
-		p, err := f.UpdatePolicy(ctx, f.by, p.ID, campaign.PolicyChange{Enabled: ptr(true), MinSeverity: ptr("low")})
+		p, err := f.UpdatePolicy(ctx, f.by, p.ID, campaign.PolicyChange{Enabled: new(true), MinSeverity: new("low")})
 		f.ok(err)
 		f.rounds()
 		// What appeared before counts from the moment the policy is on: nobody promised earlier.

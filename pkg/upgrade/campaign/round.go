@@ -37,10 +37,13 @@ type Rounds struct {
 	RefreshEvery time.Duration
 	// Settle is how long no further advisory may appear before a policy fires: those of one afternoon make one campaign.
 	Settle time.Duration
-	Log    logrus.FieldLogger
+	// PolicyEvery is how often policies are looked at; in every round where it is 0.
+	PolicyEvery time.Duration
+	Log         logrus.FieldLogger
 
-	mu     sync.Mutex
-	looked map[string]look // by policy
+	mu       sync.Mutex
+	looked   map[string]look // by policy
+	policied time.Time
 }
 
 // planWait is how long a campaign waits for its plans. Images without one are upgraded as if they were alone.
@@ -116,8 +119,11 @@ func (r *Rounds) choose(ctx context.Context, id string, choice Choice) error {
 		c.Chosen, c.Counts, c.UpdatedAt = true, count(items), now
 		if r.Planner != nil && len(ids) > 0 {
 			j, err := r.Planner.Request(ctx, by(*c), ids, c.Policy)
-			if err != nil {
+			if errs.Retryable(err) {
 				return err
+			}
+			if err != nil { // too many for one plan: each is upgraded by itself
+				r.Log.WithError(err).WithField("campaign", c.ID).Warning("the campaign goes on without plans")
 			}
 			c.PlanJobID = j.ID
 		}

@@ -339,7 +339,7 @@ func TestKilledEngines(t *testing.T) {
 		for n := range 60 {
 			e := f.engine()
 			killed := &dying{Recorder: f.db, left: n % 13}
-			e.Service.Events, e.Catalog.Events, e.Upgrade.Events = killed, killed, killed
+			e.Events, e.Catalog.Events, e.Upgrade.Events = killed, killed, killed
 			if err := e.Round(t.Context()); err != nil && !errors.Is(err, errKilled) {
 				t.Fatal(err)
 			}
