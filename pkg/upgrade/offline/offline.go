@@ -306,6 +306,9 @@ func (r *run) inspect(ctx context.Context) error {
 	if len(r.facts.Packages) == 0 {
 		return errs.New(errs.Invalid, CodeLayout, "%s has no dpkg database: only Debian and its relatives can be upgraded", r.facts.OS.PrettyName)
 	}
+	if where := spread(r.facts); where != "" {
+		return errs.New(errs.Invalid, CodeLayout, "%s: Kiln reads such systems, and upgrades those that lie on one partition", where)
+	}
 	return nil
 }
 
