@@ -31,6 +31,7 @@ put() {
 diverted=
 put update-initramfs
 put update-grub
+put update-ca-certificates
 "$@"
 code=$?
 for name in $diverted; do
@@ -39,6 +40,9 @@ for name in $diverted; do
 done
 exit $code
 `
+
+// divertedPrograms are those that upgradeScript diverts.
+var divertedPrograms = []string{"update-initramfs", "update-grub", "update-ca-certificates"}
 
 // initramfsStub notes what was asked for. Deleting is done at once: it is quick, and its order counts.
 const initramfsStub = `#!/bin/sh
@@ -50,6 +54,15 @@ printf '%s\n' "$*" >>/run/kiln/deferred/initramfs
 
 const grubStub = `#!/bin/sh
 printf '%s\n' "$*" >>/run/kiln/deferred/grub
+`
+
+// certificatesStub leaves out the first of the two runs that ca-certificates' postinst makes: it calls the program without
+// its hooks and then sets off a trigger, which runs it again. Where there are hooks, the first run decides what they are told.
+const certificatesStub = `#!/bin/sh
+if [ "$*" = "--hooksdir " ] && [ "$DPKG_MAINTSCRIPT_PACKAGE" = ca-certificates ] && [ -z "$(ls -A /etc/ca-certificates/update.d 2>&1)" ]; then
+	exit 0
+fi
+exec /usr/sbin/update-ca-certificates.kiln "$@"
 `
 
 // finishScript does once what was put off. -u needs an initrd that is there, -c one that is not.
@@ -67,7 +80,7 @@ done
 // upgradePackages runs apt's dist-upgrade: plain upgrade would hold kernels back.
 func (r *run) upgradePackages(ctx context.Context, _ *os.Root) error {
 	for name, text := range map[string]string{
-		"upgrade": upgradeScript, "update-initramfs": initramfsStub, "update-grub": grubStub, "finish": finishScript,
+		"upgrade": upgradeScript, "update-initramfs": initramfsStub, "update-grub": grubStub, "update-ca-certificates": certificatesStub, "finish": finishScript,
 	} {
 		if err := os.WriteFile(filepath.Join(r.control(), name), []byte(text), 0o755); err != nil {
 			return errs.Wrap(err, errs.Internal, CodeRequest, "the work folder cannot be filled")

@@ -222,12 +222,15 @@ func (r *run) reportConffiles(root *os.Root, before map[string]conffile, old, no
 		found[name] = c
 	}
 	for name, beside := range left {
-		if _, ok := found[name]; ok {
-			continue
+		_, told := found[name]
+		is, known := after[name]
+		isDist := strings.HasSuffix(beside, "-dist")
+		if told || !known && !isDist {
+			continue // a copy that a script made of a file of its own
 		}
-		c := upgrade.Conffile{Path: name, Package: after[name].pkg, Taken: upgrade.TakenOwner, Left: beside}
-		if strings.HasSuffix(beside, "-old") {
-			c.Taken = upgrade.TakenPackage
+		c := upgrade.Conffile{Path: name, Package: is.pkg, Taken: upgrade.TakenPackage, Left: beside}
+		if isDist {
+			c.Taken = upgrade.TakenOwner
 		}
 		found[name] = c
 	}

@@ -193,7 +193,7 @@ func growMounted(root *os.Root, kind string, length int64) error {
 	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
 		return errs.Wrap(err, errs.Internal, CodeDiskFull, "the image's file system cannot be read")
 	}
-	blocks := uint64(length / st.Bsize) //nolint:gosec // of a partition: positive
+	blocks := uint64(length / st.Bsize)
 	const (
 		xfsGeometry, xfsGrow, btrfsResize = 0x80705864, 0x4010586e, 0x50009403
 		imaxpctAt                         = 28 // in struct xfs_fsop_geom_v1, linux/xfs_fs.h

@@ -55,6 +55,9 @@ func TestUpgrade(t *testing.T) {
 		t.Logf("%-20s %6.2f s", s.Name, s.Seconds)
 	}
 	t.Logf("%d packages, %d CVEs, kernel %s to %s, %d bytes, held %v", len(report.Packages), len(report.CVEs), report.KernelFrom, report.KernelTo, report.Downloaded, report.Held)
+	if len(report.Strays) > 0 || len(report.Setuid) > 0 || len(report.Conffiles) > 0 {
+		t.Errorf("Debian's own packages left %v, made setuid %v and brought %v", report.Strays, report.Setuid, report.Conffiles)
+	}
 	if sumOf(t, original) != before {
 		t.Error("the original was changed")
 	}

@@ -44,6 +44,50 @@ After this operation, 41.5 MB of additional disk space will be used.
 	}
 }
 
+// TestPackagesOfThePlan: what dpkg has afterwards is held against what apt announced.
+func TestPackagesOfThePlan(t *testing.T) {
+	p := parsePlan(`The following packages will be REMOVED:
+  gone gone-foreign:i386
+The following packages will be upgraded:
+  a moved
+2 upgraded, 1 newly installed, 2 to remove and 0 not upgraded.
+'http://mirror.example.org/a' a_1%3a2-1_amd64.deb 10 
+'http://mirror.example.org/m' moved_2_all.deb 10 
+'http://mirror.example.org/n' new_1%5f2_amd64.deb 10 
+`)
+	pkg := func(name, version, arch string) deb.Package {
+		return deb.Package{Name: name, Version: version, Architecture: arch}
+	}
+	before := []deb.Package{pkg("a", "1", "amd64"), pkg("moved", "1", "amd64"), pkg("gone", "1", "amd64"), pkg("gone-foreign", "1", "i386"), pkg("gone-foreign", "1", "amd64")}
+	good := []deb.Package{pkg("a", "1:2-1", "amd64"), pkg("moved", "2", "all"), pkg("gone-foreign", "1", "amd64"), pkg("new", "1_2", "amd64")}
+	if err := p.check(before, good); err != nil {
+		t.Error(err)
+	}
+	for want, after := range map[string][]deb.Package{
+		"new:amd64 1_2 is not installed":     good[:3],
+		"a:amd64 is 1 instead of 1:2-1":      append([]deb.Package{before[0]}, good[1:]...),
+		"gone:amd64 1 was not planned":       append([]deb.Package{before[2]}, good...),
+		"x:amd64 9 was not planned":          append([]deb.Package{pkg("x", "9", "amd64")}, good...),
+		"moved:amd64 1 was not planned":      append([]deb.Package{before[1]}, good...),
+		"gone-foreign:i386 1 was not planne": append([]deb.Package{before[3]}, good...),
+	} {
+		if err := p.check(before, after); errs.CodeOf(err) != CodeGate || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+}
+
+// FuzzParsePlan: apt prints what packages and mirrors say.
+func FuzzParsePlan(f *testing.F) {
+	f.Add("'http://m/a' a_1%3a2_amd64.deb 10 SHA256:x\nThe following packages will be REMOVED:\n  gone\nAfter this operation, 1.5 GB disk space will be freed.\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		p := parsePlan(text)
+		if err := p.check(nil, p.packages); len(p.packages) == 0 && err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestWantedInitrds(t *testing.T) {
 	kernels := []string{"6.1.0-9", "6.1.0-10"}
 	for name, c := range map[string]struct{ asked, initrds, want []string }{

@@ -24,9 +24,9 @@ import (
 var known = regexp.MustCompile(`^(var/(log|cache|backups)/|var/lib/(dpkg|apt|aptitude|ucf|systemd|initramfs-tools|grub|misc|python|dkms|man-db|dbus|polkit-1|sgml-base|xml-core|ieee-data|dhcp|update-notifier|ubuntu-advantage|command-not-found)/` +
 	`|boot/(initrd\.img-|grub/)|(vmlinuz|initrd\.img)(\.old)?$` +
 	`|etc/(alternatives|ssl/certs|ca-certificates|rc[0-9S]\.d|insserv|default|modprobe\.d|apparmor\.d/(local|cache|disable)|(systemd|xdg/systemd)/(system|user)/[^/]+\.(wants|requires))/` +
-	`|etc/systemd/(system|user)/[^/]+\.service$|etc/(passwd|group|shadow|gshadow|subuid|subgid)-?$|etc/(ld\.so\.cache|\.pwd\.lock|ca-certificates\.conf|shells|papersize|mtab|environment|localtime|timezone)$` +
+	`|etc/systemd/(system|user)/[^/]+\.service$|etc/(passwd|group|shadow|gshadow|subuid|subgid)-?$|etc/(ld\.so\.cache|\.pwd\.lock|ca-certificates\.conf(\.dpkg-old)?|shells|papersize|mtab|environment|localtime|timezone)$` +
 	`|(usr/)?lib/modules/[^/]+/(modules\.|updates/)|usr/(share|lib/[^/]+)/(mime|icons|applications|glib-2\.0|info|gdk-pixbuf[^/]*|gtk-[^/]*|gio|gconv|sgml|xml|locale)/|usr/lib/(locale|gconv|[^/]+/gconv)/)` +
-	`|(/__pycache__/|\.py[co]$|\.dpkg-(dist|old|bak)$|\.ucf-(dist|old)$)`)
+	`|(/__pycache__/|\.py[co]$)`)
 
 // private are folders of users, and those that are empty at every boot: no package has anything to leave there.
 var private = []string{"root", "home", "tmp", "run", "var/tmp", "srv", "mnt", "media"}
@@ -99,7 +99,7 @@ func (r *run) checkPrivilege(ctx context.Context, name string, is node, owned fi
 				if err != nil {
 					return err
 				}
-				if merged(strings.TrimPrefix(h.Name, "./")) == merged(name) && uint32(h.Mode)&0o6000 == is.mode&0o6000 { //nolint:gosec // bits of a mode
+				if merged(strings.TrimPrefix(h.Name, "./")) == merged(name) && uint32(h.Mode)&0o6000 == is.mode&0o6000 {
 					ships = true
 					return nil
 				}
@@ -123,7 +123,7 @@ func (r *run) checkPrivilege(ctx context.Context, name string, is node, owned fi
 // sweepStrays removes what scripts left in folders of users, and lists the rest that belongs to nobody.
 func (r *run) sweepStrays(root *os.Root, old, now tree, owned fileOwners) error {
 	for _, name := range slices.Backward(slices.Sorted(maps.Keys(now))) { // what is in a folder before the folder
-		if _, had := old[name]; had || owned.has(name) || known.MatchString(name) {
+		if _, had := old[name]; had || owned.has(name) || known.MatchString(name) || r.isLeftover(name) {
 			continue
 		}
 		if isPrivate(name) {
@@ -137,6 +137,11 @@ func (r *run) sweepStrays(root *os.Root, old, now tree, owned fileOwners) error 
 	}
 	slices.Reverse(r.report.Strays)
 	return nil
+}
+
+// isLeftover reports whether a file is told as the other text of a configuration file.
+func (r *run) isLeftover(name string) bool {
+	return slices.ContainsFunc(r.report.Conffiles, func(c upgrade.Conffile) bool { return c.Left == "/"+name })
 }
 
 // fileOwners are the packages that list a file, by its merged name.

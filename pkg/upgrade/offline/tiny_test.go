@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -44,12 +45,12 @@ func tiny(t *testing.T) string {
 	t.Helper()
 	needRoot(t)
 	tinyOnce.Do(func() {
-		tinyPath, errTiny = kept(t.Context(), "tiny", tinyScript+rootUUID+fmt.Sprint(tinyLength)+"1", func(ctx context.Context, m deb.Mirrors, tree, image string) error {
+		tinyPath, errTiny = kept(t.Context(), "tiny", tinyScript+rootUUID+strconv.Itoa(tinyLength)+"1", func(ctx context.Context, m deb.Mirrors, tree, image string) error {
 			return run(ctx, [][]string{
 				{"mmdebstrap", "--variant=apt", "--include=ucf", "--aptopt=Apt::Install-Recommends \"false\"", "bookworm", tree, "deb " + m.Main + " bookworm main"},
 				{"sh", "-c", tinyScript, tree, rootUUID},
-				{"truncate", "-s", fmt.Sprint(tinyLength + partStart), image},
-				{"/usr/sbin/mke2fs", "-q", "-t", "ext4", "-U", rootUUID, "-d", tree, "-E", "offset=1048576", image, fmt.Sprint(tinyLength / 1024)},
+				{"truncate", "-s", strconv.Itoa(tinyLength + partStart), image},
+				{"/usr/sbin/mke2fs", "-q", "-t", "ext4", "-U", rootUUID, "-d", tree, "-E", "offset=1048576", image, strconv.Itoa(tinyLength / 1024)},
 			}, func() error { return finishDisk(image, tinyLength) })
 		})
 	})
@@ -159,12 +160,13 @@ func install(root *os.Root, p aptrepo.Package) error {
 	if arch == "" {
 		arch = "amd64"
 	}
-	list, sums := "/.\n", ""
+	var list, sums strings.Builder
+	list.WriteString("/.\n")
 	for name, text := range p.Files {
 		for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
-			list += "/" + dir + "\n"
+			list.WriteString("/" + dir + "\n")
 		}
-		list += "/" + name + "\n"
+		list.WriteString("/" + name + "\n")
 		if err := errors.Join(root.MkdirAll(path.Dir(name), 0o755), root.WriteFile(name, []byte(text), 0o644)); err != nil {
 			return err
 		}
@@ -176,16 +178,16 @@ func install(root *os.Root, p aptrepo.Package) error {
 	}
 	for _, name := range p.Conffiles {
 		sum := md5.Sum([]byte(p.Files[strings.TrimPrefix(name, "/")]))
-		sums += "\n " + name + " " + hex.EncodeToString(sum[:])
+		sums.WriteString("\n " + name + " " + hex.EncodeToString(sum[:]))
 	}
 	stanza := fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: %s\nMaintainer: a <a@example.org>\n%s", p.Name, p.Version, arch, p.Fields)
 	if !strings.Contains(stanza, "Status:") {
 		stanza += "Status: install ok installed\n"
 	}
-	if sums != "" {
-		stanza += "Conffiles:" + sums + "\n"
+	if sums.Len() > 0 {
+		stanza += "Conffiles:" + sums.String() + "\n"
 	}
-	err := errors.Join(appendTo(root, "var/lib/dpkg/status", stanza+"Description: test\n text\n\n"), root.WriteFile("var/lib/dpkg/info/"+p.Name+".list", []byte(list), 0o644),
+	err := errors.Join(appendTo(root, "var/lib/dpkg/status", stanza+"Description: test\n text\n\n"), root.WriteFile("var/lib/dpkg/info/"+p.Name+".list", []byte(list.String()), 0o644),
 		root.WriteFile("var/lib/dpkg/info/"+p.Name+".md5sums", nil, 0o644))
 	for name, text := range p.Scripts {
 		file := "var/lib/dpkg/info/" + p.Name + "." + name
