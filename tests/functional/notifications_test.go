@@ -17,9 +17,9 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/openstack/glance"
 )
 
-// debian is a disk that has what reading it looks for: a release and a package, but no dpkg, so that its architecture
+// smallDisk is a disk that has what reading it looks for: a release and a package, but no dpkg, so that its architecture
 // is not known. TestRealStory comes after it: one such image must not hold up the advisories of the others.
-func debian(t *testing.T) []byte {
+func smallDisk(t *testing.T) []byte {
 	t.Helper()
 	tree := t.TempDir()
 	for path, text := range map[string]string{
@@ -63,7 +63,7 @@ func (s *stand) uploaded(t *testing.T, user string, data []byte) catalog.GlanceI
 
 func TestRealNotifications(t *testing.T) {
 	s := kiln(t)
-	img := s.uploaded(t, "member", debian(t))
+	img := s.uploaded(t, "member", smallDisk(t))
 	began := time.Now()
 	member := s.as(t, "member")
 	var row catalog.Image
