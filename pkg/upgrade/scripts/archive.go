@@ -23,7 +23,7 @@ const CodePackage = "kiln.plan.package"
 // Bounds of what is read, in bytes.
 const (
 	maxControl = 64 << 20 // the control part, unpacked: the largest of Debian's has 20 MB of checksums
-	maxScript  = 1 << 20
+	maxScript  = 8 << 20  // the longest of Debian's has 2 MB of keyboard layouts
 )
 
 // Read takes the maintainer scripts out of a package file (https://manpages.debian.org/deb.5), of which only the control

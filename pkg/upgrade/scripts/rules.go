@@ -29,7 +29,7 @@ var known = map[string]kind{
 	"modprobe": live, "insmod": live, "rmmod": live, "sysctl": live, "udevadm": live, "dbus-send": live, "gdbus": live, "busctl": live, "mount": live, "umount": live, "swapon": live, "swapoff": live,
 	"losetup": live, "vgchange": live, "lvchange": live, "dmsetup": live, "cryptsetup": live, "ip": live, "ifup": live, "ifdown": live, "iptables": live, "iptables-restore": live, "ip6tables-restore": live, "nft": live, "ipset": live,
 	"kill": live, "killall": live, "pkill": live, "apparmor_parser": live, "aa-remove-unknown": live, "setenforce": live, "load_policy": live, "ebtables-restore": live, "nmcli": live, "firewall-cmd": live, "rndc": live, "chronyc": live, "ntpq": live,
-	"hwclock": live, "setupcon": live, "loadkeys": live, "setfont": live, "unbound-control": live, "postqueue": live, "lpadmin": live, "cupsctl": live, "brctl": live, "tc": live, "ethtool": live, "ovs-vsctl": data,
+	"hwclock": live, "setupcon": diverted, "loadkeys": live, "setfont": live, "unbound-control": live, "postqueue": live, "lpadmin": live, "cupsctl": live, "brctl": live, "tc": live, "ethtool": live, "ovs-vsctl": data,
 	// Data that only a running program can reach.
 	"psql": data, "createdb": data, "dropdb": data, "createuser": data, "dropuser": data, "pg_upgradecluster": data, "pg_dropcluster": data, "pg_ctlcluster": data, "pg_dumpall": data, "vacuumdb": data, "reindexdb": data,
 	"mysql": data, "mariadb": data, "mysqladmin": data, "mariadb-admin": data, "mysql_upgrade": data, "mariadb-upgrade": data, "mysqlcheck": data, "mysqldump": data, "mongo": data, "mongosh": data, "redis-cli": data, "rabbitmqctl": data,
