@@ -2,7 +2,6 @@ package functional
 
 import (
 	"context"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,7 +13,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/kiln-cloud/kiln/pkg/catalog"
-	"github.com/kiln-cloud/kiln/pkg/client"
 	"github.com/kiln-cloud/kiln/pkg/demo"
 	"github.com/kiln-cloud/kiln/pkg/openstack/glance"
 	"github.com/kiln-cloud/kiln/pkg/openstack/nova"
