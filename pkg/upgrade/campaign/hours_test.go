@@ -1,6 +1,8 @@
 package campaign_test
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -82,21 +84,35 @@ func TestHoursThatAreRefused(t *testing.T) {
 	}
 }
 
+// holds checks what must be so for all hours at all times.
+func holds(t *testing.T, line string, at time.Time) {
+	t.Helper()
+	h, err := campaign.ParseHours([]string{line})
+	if err != nil {
+		return
+	}
+	next := h.Next(at)
+	if !next.IsZero() && (next.Before(at) || !h.Open(next)) {
+		t.Errorf("%q: next after %s is %s, which is not open", line, at, next)
+	}
+	if closes := h.Closes(at); !closes.IsZero() && (!closes.After(at) || h.Open(closes)) {
+		t.Errorf("%q: closes after %s at %s, which is open", line, at, closes)
+	}
+}
+
 func FuzzHours(f *testing.F) {
 	f.Add("Mon-Fri 20:00-06:00 Europe/Berlin", int64(1_772_366_400))
 	f.Add("02:30-02:45 America/Sao_Paulo", int64(0))
-	f.Fuzz(func(t *testing.T, line string, unix int64) {
-		h, err := campaign.ParseHours([]string{line})
-		if err != nil {
-			return
-		}
-		at := time.Unix(unix%(1<<33), 0)
-		next := h.Next(at)
-		if !next.IsZero() && (next.Before(at) || !h.Open(next)) {
-			t.Errorf("%q: next after %s is %s, which is not open", line, at, next)
-		}
-		if closes := h.Closes(at); !closes.IsZero() && (!closes.After(at) || h.Open(closes)) {
-			t.Errorf("%q: closes after %s at %s, which is open", line, at, closes)
-		}
-	})
+	f.Fuzz(func(t *testing.T, line string, unix int64) { holds(t, line, time.Unix(unix%(1<<33), 0)) })
+}
+
+// Any hours in zones that change their clocks, at any time of some years.
+func TestHoursHold(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // the same cases each time
+	days := []string{"", "Mon-Fri ", "Sun ", "Sat,Wed ", "Fri-Tue "}
+	zones := []string{"Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Africa/Casablanca", "UTC"}
+	for range 20_000 {
+		line := fmt.Sprintf("%s%02d:%02d-%02d:%02d %s", days[r.IntN(len(days))], r.IntN(24), r.IntN(4)*15, r.IntN(25), r.IntN(4)*15, zones[r.IntN(len(zones))])
+		holds(t, line, time.Unix(1_700_000_000+r.Int64N(100_000_000), 0))
+	}
 }
