@@ -161,7 +161,7 @@ func (f *Fixes) osvZip(path string, w Wanted) error {
 			continue
 		}
 		err = f.osvEntry(path, entry.Name, r, w)
-		r.Close() //nolint:errcheck,gosec // only read
+		r.Close() //nolint:errcheck // only read
 		if err != nil {
 			return err
 		}

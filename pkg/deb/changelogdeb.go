@@ -22,7 +22,7 @@ const (
 	maxWindow    = 256 << 20
 )
 
-// ErrNoChangelog: the package has none of its own. Many have only a link to another package of their source.
+// ErrNoChangelog says that a package has none of its own. Many have only a link to another package of their source.
 var ErrNoChangelog = errors.New("the package has no changelog")
 
 // PackagedChangelog reads the changelog out of a .deb (deb(5)), from its beginning and no further than needed.

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -226,7 +227,7 @@ func TestFetchFromAMirrorThatDies(t *testing.T) {
 		good := r.url
 		dying := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			data := r.files[strings.TrimPrefix(req.URL.Path, "/")]
-			w.Header().Set("Content-Length", fmt.Sprint(len(data)))
+			w.Header().Set("Content-Length", strconv.Itoa(len(data)))
 			if strings.Contains(req.URL.Path, file) {
 				data = data[:len(data)/2]
 			}

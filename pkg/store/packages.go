@@ -255,11 +255,11 @@ func behind(cols []string, values []any) (string, []any) {
 	ors := make([]string, len(cols))
 	for n := range cols {
 		ands := make([]string, 0, n+1)
-		for j := range n {
-			ands, args = append(ands, cols[j]+" = ?"), append(args, values[j])
+		for _, c := range cols[:n] {
+			ands = append(ands, c+" = ?")
 		}
 		ors[n] = "(" + strings.Join(append(ands, cols[n]+" > ?"), " AND ") + ")"
-		args = append(args, values[n])
+		args = append(args, values[:n+1]...)
 	}
 	return cols[0] + " >= ? AND (" + strings.Join(ors, " OR ") + ")", args
 }

@@ -107,7 +107,7 @@ func (c *comparison) add(ctx context.Context, r *job.Run, s advisory.System, pac
 		return nil
 	}
 	if o.err != nil {
-		return nil
+		return nil //nolint:nilerr // c.failed has it: the images of other releases are compared
 	}
 	f := advisory.Finding{ImageID: s.ImageID, Stamp: stamp, At: c.Now(), Pending: []advisory.Pending{}}
 	release := strings.Join([]string{s.OS, s.Release, s.VersionID, s.Architecture}, "/")
