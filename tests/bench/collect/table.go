@@ -20,8 +20,8 @@ type row struct {
 	took     []time.Duration // each image, sorted
 	total    time.Duration
 	cpu      time.Duration // of this process, which is also the server
-	share    float64 // of the images' bytes
-	asked    float64 // questions an image
+	share    float64       // of the images' bytes
+	asked    float64       // questions an image
 	packages int
 	note     string
 }

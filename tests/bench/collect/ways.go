@@ -91,7 +91,7 @@ func serve(s *set) (*server, error) {
 		w.Header().Set("X-Subject-Token", "token")
 		w.WriteHeader(http.StatusCreated)
 		now := time.Now().UTC()
-		fmt.Fprintf(w, `{"token":{"expires_at":%q,"issued_at":%q,"project":{"id":"p"},"catalog":[{"type":"image","endpoints":[{"interface":"public","url":%q}]}]}}`,
+		fmt.Fprintf(w, `{"token":{"expires_at":%q,"issued_at":%q,"project":{"id":"p"},"catalog":[{"type":"image","endpoints":[{"interface":"public","url":%q}]}]}}`, //nolint:errcheck // who asks sees it
 			now.Add(time.Hour).Format(time.RFC3339), now.Format(time.RFC3339), out.url)
 	})
 	mux.HandleFunc("GET /v2/images/{id}/file", func(w http.ResponseWriter, r *http.Request) {
