@@ -83,7 +83,7 @@ func (r *run) checkPackages(ctx context.Context, root *os.Root) error {
 	if err := r.tool(ctx, sandbox.Spec{Args: r.aptGet("check")}); err != nil {
 		return failed("apt-get check: %v", err)
 	}
-	if exists(root, "usr/sbin/update-initramfs.kiln") || exists(root, "usr/sbin/update-grub.kiln") {
+	if slices.ContainsFunc(divertedPrograms, func(name string) bool { return exists(root, "usr/sbin/"+name+".kiln") }) {
 		return failed("a diversion of Kiln stayed in it")
 	}
 	after, err := readStatus(root)
