@@ -482,7 +482,8 @@ func TestRefusedRequestsWriteNothing(t *testing.T) {
 	for _, c := range []struct{ path, body string }{
 		{"/v1/sources", `{"name":"seeded","url":"https://git.example.org/r.git"}`},
 		{"/v1/copies", `{"image_id":"image-1","cluster":"rack-1","nodes":["node-1","node-9"]}`},
-		{"/v1/upgrades", `{"image_id":"in-glance"}`},
+		{"/v1/upgrades", `{"image_id":"image-1","adopt_into":"other"}`},
+		{"/v1/upgrades", `{"image_id":"in-glance","policy":{"conffiles":"perhaps"}}`},
 		{"/v1/workloads", `{"name":"a","kind":"vm","family":"nosuch","flavor":"x"}`},
 	} {
 		if a := w.do("member@p", http.MethodPost, c.path, json.RawMessage(c.body)); a.status < 400 {

@@ -143,6 +143,9 @@ type newUpgrade struct {
 const codeNoFamily = "kiln.image.no_family"
 
 func (a *api) createUpgrade(ctx context.Context, req *Request[newUpgrade]) (Response, error) {
+	if err := req.Body.Policy.Check(); err != nil { // before an image is adopted
+		return Response{}, err
+	}
 	v, err := a.versionToUpgrade(ctx, req)
 	if err != nil {
 		return Response{}, err
