@@ -1,6 +1,7 @@
 package record
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -333,9 +334,9 @@ func (a *applier) activate(context.Context) error {
 	if err != nil {
 		return err
 	}
-	text := string(old)
+	text := bytes.NewBuffer(old)
 	for _, at := range hit(all, toSet(a.rec.Paths)) {
-		text += "/" + at + " -\n"
+		text.WriteString("/" + at + " -\n")
 	}
 	for _, name := range a.rec.Triggers {
 		s, err := a.tree.Lstat(triggersFolder + "/" + name)
@@ -343,10 +344,10 @@ func (a *applier) activate(context.Context) error {
 			return err
 		}
 		if s.Type == TypeFile {
-			text += name + " -\n"
+			text.WriteString(name + " -\n")
 		}
 	}
-	return a.replace(pendingFile, []byte(text))
+	return a.replace(pendingFile, text.Bytes())
 }
 
 // log adds to the logs that are there what was added to the recorded ones.

@@ -25,8 +25,7 @@ func (rec *Record) Fits(ctx context.Context, t *Tree) (why string, err error) {
 	c := &checker{rec: rec, tree: t, db: db, known: map[string]State{}}
 	for _, step := range []func(context.Context) error{c.status, c.users, c.databases, c.owners, c.entries, c.inputs} {
 		if err := step(ctx); err != nil {
-			var no refusalError
-			if errors.As(err, &no) {
+			if no, ok := errors.AsType[refusalError](err); ok {
 				return string(no.why), nil
 			}
 			return "", err

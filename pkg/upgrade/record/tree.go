@@ -78,7 +78,7 @@ func (t *Tree) open(name string, flags int) (*os.File, error) {
 	if name == "" {
 		name = "."
 	}
-	how := unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOFOLLOW), Resolve: beneath} //nolint:gosec // flags are small
+	how := unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOFOLLOW), Resolve: beneath}
 	fd, err := unix.Openat2(int(t.dir.Fd()), name, &how)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: name, Err: err}
