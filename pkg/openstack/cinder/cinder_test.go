@@ -3,6 +3,7 @@ package cinder_test
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -71,6 +72,10 @@ func TestVolumesOfAnImage(t *testing.T) {
 		}
 		if len(asked) != 2 || !strings.HasPrefix(asked[0], endpoint+"/volumes/detail?all_tenants=1") || !strings.Contains(asked[1], "marker=v2") {
 			t.Errorf("asked %q", asked)
+		}
+		asked = nil
+		if counts, err := c.ImagesInUse(t.Context()); err != nil || !maps.Equal(counts, map[string]int{"i1": 2, "i2": 1}) || len(asked) != 2 {
+			t.Errorf("servers from volumes: %v, %v, asked %q", counts, err, asked)
 		}
 	}
 }

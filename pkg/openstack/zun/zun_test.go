@@ -76,6 +76,9 @@ func TestContainerLife(t *testing.T) {
 	if running.Host != "node2" || running.Labels[placement.KeyWorkload] != key {
 		t.Errorf("running: %+v", running)
 	}
+	if counts, err := c.ImagesInUse(t.Context()); err != nil || len(counts) != 0 {
+		t.Errorf("an image that is not Glance's is counted: %v, %v", counts, err)
+	}
 	found, err := c.ContainersByKey(t.Context(), project, key)
 	if err != nil || len(found) != 1 || found[0].ID != created.ID {
 		t.Errorf("by key: %+v, %v", found, err)
