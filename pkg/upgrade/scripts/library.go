@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
-	"net/http"
 	"os"
 	"sync"
 
@@ -17,10 +16,9 @@ import (
 // CodeFetch says that a package could not be had to look at its scripts. It never changes.
 const CodeFetch = "kiln.plan.fetch"
 
-// Mirror is a forward proxy that keeps the packages that went through it (mirror.Proxy).
+// Mirror gives the packages of a mirror and keeps them (mirror.Proxy).
 type Mirror interface {
-	http.Handler
-	Open(address string) (*os.File, error)
+	Have(ctx context.Context, address string) (*os.File, error)
 }
 
 // Library classifies the packages of a mirror, each once: a package file never changes. What it fetches is kept by the
@@ -66,14 +64,9 @@ func (l *Library) Classify(ctx context.Context, c upgrade.PlannedChange) (upgrad
 
 // read gives the scripts of a package whose bytes are those that the signed index names.
 func (l *Library) read(ctx context.Context, c upgrade.PlannedChange) (map[string][]byte, error) {
-	f, err := l.Mirror.Open(c.URI)
+	f, err := l.Mirror.Have(ctx, c.URI)
 	if err != nil {
-		if err := l.fetch(ctx, c.URI); err != nil {
-			return nil, err
-		}
-		if f, err = l.Mirror.Open(c.URI); err != nil {
-			return nil, errs.Wrap(err, errs.Unavailable, CodeFetch, "%s cannot be read", c.URI)
-		}
+		return nil, err
 	}
 	defer f.Close() //nolint:errcheck // only read
 	h := sha256.New()
@@ -91,30 +84,3 @@ func (l *Library) read(ctx context.Context, c upgrade.PlannedChange) (map[string
 	}
 	return Read(f)
 }
-
-// fetch has the proxy take a file from upstream.
-func (l *Library) fetch(ctx context.Context, address string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, http.NoBody)
-	if err != nil {
-		return errs.Wrap(err, errs.Invalid, CodeFetch, "%q is no address", address)
-	}
-	w := &nowhere{header: http.Header{}}
-	l.Mirror.ServeHTTP(w, req)
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if w.status >= http.StatusBadRequest {
-		return errs.New(errs.Unavailable, CodeFetch, "%s cannot be fetched: %s", address, http.StatusText(w.status))
-	}
-	return nil
-}
-
-// nowhere takes an answer of which only the status counts.
-type nowhere struct {
-	header http.Header
-	status int
-}
-
-func (n *nowhere) Header() http.Header         { return n.header }
-func (n *nowhere) Write(b []byte) (int, error) { return len(b), nil }
-func (n *nowhere) WriteHeader(status int)      { n.status = status }

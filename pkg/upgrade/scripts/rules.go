@@ -31,7 +31,8 @@ var known = map[string]kind{
 	"kill": live, "killall": live, "pkill": live, "apparmor_parser": live, "aa-remove-unknown": live, "setenforce": live, "load_policy": live, "ebtables-restore": live, "nmcli": live, "firewall-cmd": live, "rndc": live, "chronyc": live, "ntpq": live,
 	"hwclock": live, "setupcon": diverted, "loadkeys": live, "setfont": live, "unbound-control": live, "postqueue": live, "lpadmin": live, "cupsctl": live, "brctl": live, "tc": live, "ethtool": live, "ovs-vsctl": data,
 	// Data that only a running program can reach.
-	"psql": data, "createdb": data, "dropdb": data, "createuser": data, "dropuser": data, "pg_upgradecluster": data, "pg_dropcluster": data, "pg_ctlcluster": data, "pg_dumpall": data, "vacuumdb": data, "reindexdb": data,
+	"dbc_go": data, // dbconfig-common: changes the tables of a database that must run
+	"psql":   data, "createdb": data, "dropdb": data, "createuser": data, "dropuser": data, "pg_upgradecluster": data, "pg_dropcluster": data, "pg_ctlcluster": data, "pg_dumpall": data, "vacuumdb": data, "reindexdb": data,
 	"mysql": data, "mariadb": data, "mysqladmin": data, "mariadb-admin": data, "mysql_upgrade": data, "mariadb-upgrade": data, "mysqlcheck": data, "mysqldump": data, "mongo": data, "mongosh": data, "redis-cli": data, "rabbitmqctl": data,
 	"ldapadd": data, "ldapmodify": data, "ldapsearch": data, "docker": data, "podman": data, "ctr": data, "kubectl": data, "lxc": data, "lxd": data, "virsh": data, "ceph": data, "gluster": data, "nodetool": data, "consul": data, "vault": data, "etcdctl": data,
 	"reboot": data, "shutdown": data, "halt": data, "poweroff": data, "kexec": data, "init": data,

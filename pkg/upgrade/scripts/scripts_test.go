@@ -43,6 +43,7 @@ func TestWhatAScriptNeeds(t *testing.T) {
 		"a function of its own":      {"mysql() { cat; }\nmysql < /etc/passwd", upgrade.ScriptSafe, ""},
 		"in a function":              {"f() {\n  rabbitmqctl list_queues\n}\nf", upgrade.ScriptRunning, "postinst line 4: rabbitmqctl"},
 		"by sh -c":                   {"sh -c 'env A=1 timeout 5 redis-cli save'", upgrade.ScriptRunning, "redis-cli save"},
+		"dbconfig-common":            {". /usr/share/dbconfig-common/dpkg/postinst.mysql\ndbc_go app \"$@\"", upgrade.ScriptRunning, "dbc_go app"},
 		"continued lines":            {"true \\\n  && \\\n  psql", upgrade.ScriptRunning, "line 5: psql"},
 		"not careful":                {"set +e\nmodprobe x || :", upgrade.ScriptDivert, "modprobe"},
 		"its version only":           {"psql --version", upgrade.ScriptSafe, ""},

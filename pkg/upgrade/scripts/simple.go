@@ -48,10 +48,11 @@ var assignment = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*=`)
 
 // take notes a command, what it runs by other programs, and what its substitutions run.
 func (w *walker) take(words []token, redirects []string, next string) {
-	text := ""
+	var texts []string
 	for _, t := range words {
-		text += " " + t.text
+		texts = append(texts, t.text)
 	}
+	text := " " + strings.Join(texts, " ")
 	live, skip, cond := w.context()
 	before := strings.Join(w.list, " ")
 	if needsLive(before) {
@@ -77,11 +78,7 @@ func (w *walker) take(words []token, redirects []string, next string) {
 		}
 	}
 	for len(words) > 0 && assignment.MatchString(words[0].text) {
-		words = words[1:]
-	}
-	var texts []string
-	for _, t := range words {
-		texts = append(texts, t.text)
+		words, texts = words[1:], texts[1:]
 	}
 	if len(words) == 0 {
 		return

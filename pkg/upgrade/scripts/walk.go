@@ -86,7 +86,7 @@ func (w *walker) pop(kind string) {
 // step reads what begins where a command may begin.
 func (w *walker) step() {
 	t := w.tokens[w.pos]
-	if f := w.top(); f.kind == "case" && f.pattern && !(t.bare && t.text == "esac") {
+	if f := w.top(); f.kind == "case" && f.pattern && (!t.bare || t.text != "esac") {
 		w.readPattern(f)
 		return
 	}

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -58,7 +56,7 @@ func layPrivate(work string, status, extended []byte, prefs map[string][]byte) (
 		files["etc/preferences.d/"+name] = text
 	}
 	for name, text := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil { //nolint:gosec // nobody reads it
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
 			return "", err
 		}
 	}
@@ -106,7 +104,7 @@ func (a aptRun) run(ctx context.Context, name string, args ...string) (string, e
 	ctx, cancel := context.WithTimeout(ctx, aptTime)
 	defer cancel()
 	conf := filepath.Join(a.private, "apt.conf")
-	if err := os.WriteFile(conf, []byte(a.conf()), 0o644); err != nil { //nolint:gosec // nobody reads it
+	if err := os.WriteFile(conf, []byte(a.conf()), 0o644); err != nil {
 		return "", errs.Wrap(err, errs.Internal, CodeHost, "the work folder cannot be filled")
 	}
 	line := []string{"unshare", "--mount", "--ipc"}
@@ -118,7 +116,7 @@ func (a aptRun) run(ctx context.Context, name string, args ...string) (string, e
 		line = append(line, asNobody...)
 	}
 	line = append(append(line, name), args...)
-	cmd := exec.CommandContext(ctx, line[0], line[1:]...) //nolint:gosec // our own words; names and versions are checked
+	cmd := exec.CommandContext(ctx, line[0], line[1:]...)
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "HOME=/nonexistent", "TMPDIR=" + privatePath + "/tmp", "APT_CONFIG=" + privatePath + "/apt.conf"}
 	var out, said bounded
 	cmd.Stdout, cmd.Stderr = &out, io.MultiWriter(&said, a.log)
@@ -157,8 +155,7 @@ func (e *aptError) Unwrap() error { return e.err }
 
 // aptFailed gives apt's failure a kind and a code; a cancel, a deadline and a fault of this host keep theirs.
 func aptFailed(err error, kind errs.Kind, code, format string, args ...any) error {
-	var said *aptError
-	if !errors.As(err, &said) {
+	if _, ok := errors.AsType[*aptError](err); !ok {
 		return err
 	}
 	return errs.Wrap(err, kind, code, format, args...)
@@ -177,18 +174,4 @@ func (b *bounded) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	return b.Buffer.Write(p)
-}
-
-// serve answers for the mirrors on a free port of loopback.
-func serve(ctx context.Context, h http.Handler) (addr string, stop func(), err error) {
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp4", "127.0.0.1:0")
-	if err != nil {
-		return "", nil, errs.Wrap(err, errs.Internal, CodeHost, "the mirror proxy cannot listen on loopback")
-	}
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 30 * time.Second}
-	go srv.Serve(l) //nolint:errcheck // ends with Close
-	return l.Addr().String(), func() {
-		srv.Close() //nolint:errcheck // its clients have ended
-	}, nil
 }

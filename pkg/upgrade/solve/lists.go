@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
 	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
@@ -191,7 +192,7 @@ func (p *Planner) layLists(dir string, w wanted) error {
 
 // update fetches the lists through a proxy of this process, and has apt build its cache of them.
 func (p *Planner) update(ctx context.Context, dir string, w wanted) error {
-	addr, stop, err := serve(ctx, p.cfg.Proxy)
+	addr, stop, err := mirror.Listen(ctx, p.cfg.Proxy)
 	if err != nil {
 		return err
 	}

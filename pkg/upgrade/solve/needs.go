@@ -22,9 +22,7 @@ type unit struct {
 
 func unitOf(id, name, version string, fields map[string]string) *unit {
 	u := &unit{id: id, name: name, version: version}
-	for _, clause := range slices.Concat(clauses(fields["pre-depends"]), clauses(fields["depends"])) {
-		u.depends = append(u.depends, clause)
-	}
+	u.depends = slices.Concat(clauses(fields["pre-depends"]), clauses(fields["depends"]))
 	for _, clause := range clauses(fields["provides"]) {
 		u.provides = append(u.provides, clause...)
 	}

@@ -36,7 +36,7 @@ func release(t *testing.T) []upgrade.Suite {
 	}
 }
 
-// TestRealRelease plans for a system with 80 packages that are all behind, over all of Debian 12, and says how long a
+// TestRealRelease plans for a system with 60 packages that are all behind, over all of Debian 12, and says how long a
 // plan takes when the lists are there, and what fraction of packages needs a running system.
 func TestRealRelease(t *testing.T) {
 	w := newWorld(t)
@@ -50,7 +50,7 @@ func TestRealRelease(t *testing.T) {
 	if w.plans, err = solve.New(w.cfg); err != nil {
 		t.Fatal(err)
 	}
-	defer w.plans.Close() //nolint:errcheck // the folder is the test's
+	defer w.plans.Close()
 	status := behind(t)
 	q := w.question(status)
 	q.Suites, q.Log = suites, nil
@@ -61,7 +61,7 @@ func TestRealRelease(t *testing.T) {
 		t.Fatalf("%d changes, %v", len(p.Changes), held(p))
 	}
 	var warm []time.Duration
-	for range 5 {
+	for range 3 {
 		q.WorkDir = t.TempDir()
 		begin := time.Now()
 		again := w.plan(q)
@@ -95,7 +95,7 @@ func behind(t *testing.T) []byte {
 	var b strings.Builder
 	n := 0
 	for _, p := range all {
-		if p.Installed() && n < 80 && (p.Essential || strings.HasPrefix(p.Name, "lib")) {
+		if p.Installed() && n < 60 && (p.Essential || strings.HasPrefix(p.Name, "libc")) {
 			fmt.Fprintf(&b, "Package: %s\nStatus: install ok installed\nArchitecture: %s\nVersion: 0\n\n", p.Name, cmp.Or(p.Architecture, "amd64"))
 			n++
 		}
@@ -109,7 +109,8 @@ const servers = `postgresql-15 postgresql-common mariadb-server redis-server ngi
 	qemu-guest-agent cloud-init unattended-upgrades apparmor cryptsetup lvm2 mdadm grub-pc grub-efi-amd64 initramfs-tools linux-image-amd64 linux-image-cloud-amd64 chrony ntpsec
 	rsyslog cron logrotate sudo ca-certificates tzdata libc6 libpam-runtime openssl haproxy keepalived squid dovecot-core memcached php8.2-fpm python3-minimal default-jre-headless
 	tomcat10 mysql-common isc-dhcp-client isc-dhcp-server dnsmasq firewalld nftables iptables-persistent fail2ban zabbix-agent prometheus-node-exporter snmpd smartmontools
-	cups network-manager ifupdown netbase procps kmod console-setup keyboard-configuration polkitd ceph-common ceph-osd corosync pacemaker drbd-utils open-iscsi multipath-tools etcd-server`
+	cups network-manager ifupdown netbase procps kmod console-setup keyboard-configuration polkitd ceph-common ceph-osd corosync pacemaker drbd-utils open-iscsi multipath-tools etcd-server
+	zabbix-server-mysql roundcube-core cacti icinga2-ido-mysql phpmyadmin`
 
 // TestRealFraction classifies the packages that a server has and 300 others of Debian 12 that chance names, and prints
 // how many need a running system. Only the beginning of each package is fetched.
@@ -130,7 +131,7 @@ func TestRealFraction(t *testing.T) {
 	chosen := strings.Fields(servers)
 	server := len(chosen)
 	names := namesOf(t, dir)
-	random := rand.New(rand.NewPCG(12, 2026)) //nolint:gosec // the same sample every time
+	random := rand.New(rand.NewPCG(12, 2026))
 	for range 300 {
 		chosen = append(chosen, names[random.IntN(len(names))])
 	}
@@ -221,7 +222,7 @@ func head(ctx context.Context, address string, size int64) (map[string][]byte, e
 			return nil, err
 		}
 		files, err := scripts.Read(res.Body)
-		res.Body.Close() //nolint:errcheck // only read
+		res.Body.Close()
 		if err == nil {
 			return files, nil
 		}

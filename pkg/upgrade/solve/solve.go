@@ -5,7 +5,7 @@ package solve
 import (
 	"context"
 	"io"
-	"net/http"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kiln-cloud/kiln/pkg/deb"
+	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
 	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/log"
@@ -44,13 +45,13 @@ type Fixes interface {
 
 // Config says how plans are made. Proxy and Dir are needed.
 type Config struct {
-	Dir     string        // for the lists; made where it is missing, and swept when a Planner is made
-	Proxy   http.Handler  // a forward proxy to the mirrors
-	Keyring string        // of the indexes; default deb.DefaultKeyring
-	MaxAge  time.Duration // of the lists; default 10 minutes
-	Scripts Scripts       // nil: scripts are not looked at, and nothing is held because of them
-	Fixes   Fixes         // nil: plans name no CVEs
-	Output  io.Writer     // what apt says; default nowhere
+	Dir     string         // for the lists; made where it is missing, and swept when a Planner is made
+	Proxy   mirror.Handler // a forward proxy to the mirrors
+	Keyring string         // of the indexes; default deb.DefaultKeyring
+	MaxAge  time.Duration  // of the lists; default 10 minutes
+	Scripts Scripts        // nil: scripts are not looked at, and nothing is held because of them
+	Fixes   Fixes          // nil: plans name no CVEs
+	Output  io.Writer      // what apt says; default nowhere
 	Now     func() time.Time
 	Log     logrus.FieldLogger
 }
@@ -196,9 +197,7 @@ func (j *job) solve(ctx context.Context) error {
 // run asks apt about the image.
 func (j *job) run(ctx context.Context, args ...string) (string, error) {
 	prefs := map[string][]byte{}
-	for name, text := range j.state.prefs {
-		prefs[name] = text
-	}
+	maps.Copy(prefs, j.state.prefs)
 	prefs["0-plan"] = j.records()
 	dir, err := layPrivate(j.q.WorkDir, j.state.status(j.hold), j.state.extended, prefs)
 	if err != nil {
