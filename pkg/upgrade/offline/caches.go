@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +14,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/kiln-cloud/kiln/pkg/deb"
 	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/sandbox"
@@ -35,9 +35,12 @@ type Caches struct {
 
 // OpenCaches opens all of them below a folder that several processes may share.
 func OpenCaches(dir, keyring string, proxy *mirror.Proxy, log logrus.FieldLogger) (c Caches, err error) {
-	if c.Lists, err = lists.New(lists.Config{Dir: filepath.Join(dir, "lists"), Keyring: keyring, Upstream: proxy, Log: log}); err != nil {
+	signed := filepath.Join(dir, "lists")
+	client, err := deb.NewClient(deb.ClientConfig{Dir: signed, Keyring: keyring, HTTP: proxy.Client(), Log: log})
+	if err != nil {
 		return Caches{}, err
 	}
+	c.Lists = lists.New(signed, client)
 	if c.Packages, err = pool.Open(pool.Config{Dir: filepath.Join(dir, "unpacked"), Log: log}); err != nil {
 		return Caches{}, err
 	}
@@ -123,7 +126,7 @@ func (r *run) stock(ctx context.Context) error {
 		if !ok {
 			return nil // apt knows a checksum of another kind, and checks it
 		}
-		packages = append(packages, pool.Source{Name: name, SHA256: sum, Open: func(ctx context.Context) (io.ReadCloser, error) { return r.fetch(ctx, uri) }})
+		packages = append(packages, pool.Source{Name: name, SHA256: sum, Open: func(ctx context.Context) (io.ReadCloser, error) { return r.proxy.Fetch(ctx, uri) }})
 	}
 	if len(packages) == 0 {
 		return nil
@@ -194,40 +197,6 @@ func (r *run) stockBinds() []sandbox.Bind {
 	}
 	return []sandbox.Bind{{Source: r.stocked.Dir, Target: stockInside, ReadOnly: true}}
 }
-
-// fetch reads a package through the proxy, which keeps it.
-func (r *run) fetch(ctx context.Context, uri string) (io.ReadCloser, error) {
-	if f, err := r.cfg.Proxy.Open(uri); err == nil {
-		return f, nil
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, uri, http.NoBody)
-	if err != nil {
-		return nil, errs.Wrap(err, errs.Invalid, CodeMirror, "%q is no address of a package", uri)
-	}
-	answer := &unread{header: http.Header{}, status: http.StatusOK}
-	r.proxy.ServeHTTP(answer, req)
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	if answer.status != http.StatusOK {
-		return nil, errs.New(errs.Unavailable, CodeMirror, "the mirror answers %d for %s", answer.status, uri)
-	}
-	f, err := r.cfg.Proxy.Open(uri)
-	if err != nil {
-		return nil, errs.Wrap(err, errs.Unavailable, CodeMirror, "the mirror's %s was not kept", uri)
-	}
-	return f, nil
-}
-
-// unread is an answer whose bytes are read from where the proxy keeps them.
-type unread struct {
-	header http.Header
-	status int
-}
-
-func (u *unread) Header() http.Header         { return u.header }
-func (u *unread) WriteHeader(status int)      { u.status = status }
-func (u *unread) Write(p []byte) (int, error) { return len(p), nil }
 
 func (r *run) tell(format string, args ...any) {
 	fmt.Fprintf(r.log, format+"\n", args...) //nolint:errcheck // a log

@@ -6,14 +6,10 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
-	"time"
-
-	"github.com/sirupsen/logrus"
 
 	"github.com/kiln-cloud/kiln/pkg/deb"
 	"github.com/kiln-cloud/kiln/pkg/errs"
@@ -23,18 +19,9 @@ import (
 // CodeLists is the code of lists that cannot be written or read on this host.
 const CodeLists = "kiln.upgrade.lists"
 
-// Config says how lists are read. Dir and Upstream are needed.
-type Config struct {
-	Dir      string       // cache of signed lists
-	Keyring  string       // default deb.DefaultKeyring
-	Upstream http.Handler // a forward proxy to the mirrors
-	Now      func() time.Time
-	Log      logrus.FieldLogger
-}
-
 // Shelf has the lists of the suites that were last asked for, indexed. It is safe for many goroutines.
 type Shelf struct {
-	cfg    Config
+	dir    string
 	client *deb.Client
 	mu     sync.Mutex
 	known  []*list // the last used first
@@ -44,15 +31,8 @@ type Shelf struct {
 // 50 MB of disk and 10 MB of memory.
 const keptLists = 12
 
-// New reads the keyring.
-func New(cfg Config) (*Shelf, error) {
-	client, err := deb.NewClient(deb.ClientConfig{Dir: cfg.Dir, Keyring: cfg.Keyring, Now: cfg.Now, Log: cfg.Log,
-		HTTP: &http.Client{Transport: through{cfg.Upstream}}})
-	if err != nil {
-		return nil, err
-	}
-	return &Shelf{cfg: cfg, client: client}, nil
-}
+// New makes an empty shelf. The client verifies what it fetches; dir is for unpacked lists, which have no name there.
+func New(dir string, client *deb.Client) *Shelf { return &Shelf{dir: dir, client: client} }
 
 // Lay writes the lists of the suites into a folder as apt keeps them (Dir::State::Lists): the signed InRelease whole, of the
 // lists what the installed packages and all that they may depend on need. Errors are those of deb.Client.Fetch.
@@ -66,7 +46,7 @@ func (s *Shelf) Lay(ctx context.Context, suites []upgrade.Suite, archs, installe
 			}
 			base := strings.TrimRight(suite.Mirror, "/") + "/dists/" + suite.Suite + "/"
 			if i == 0 {
-				if err := os.WriteFile(filepath.Join(dir, aptName(base+"InRelease")), signed.InRelease, 0o644); err != nil { //nolint:gosec // lists are public
+				if err := os.WriteFile(filepath.Join(dir, aptName(base+"InRelease")), signed.InRelease, 0o644); err != nil {
 					return broken(err)
 				}
 			}
@@ -95,7 +75,7 @@ func (s *Shelf) list(ctx context.Context, signed deb.SignedList) (*list, error) 
 			return &again, nil
 		}
 	}
-	l, err := index(ctx, signed, s.cfg.Dir)
+	l, err := index(ctx, signed, s.dir)
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +120,7 @@ func write(all []*list, installed []string) error {
 		}
 	}
 	for i, l := range all {
-		if err := os.WriteFile(l.file, out[i].Bytes(), 0o644); err != nil { //nolint:gosec // lists are public
+		if err := os.WriteFile(l.file, out[i].Bytes(), 0o644); err != nil {
 			return broken(err)
 		}
 	}

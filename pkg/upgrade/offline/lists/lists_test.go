@@ -1,11 +1,13 @@
 package lists_test
 
 import (
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/kiln-cloud/kiln/pkg/deb"
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/testkit/aptrepo"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
@@ -14,11 +16,12 @@ import (
 
 func shelf(t *testing.T, r *aptrepo.Repository) *lists.Shelf {
 	t.Helper()
-	s, err := lists.New(lists.Config{Dir: t.TempDir(), Keyring: r.Keyring, Upstream: r})
+	dir := t.TempDir()
+	client, err := deb.NewClient(deb.ClientConfig{Dir: dir, Keyring: r.Keyring, HTTP: &http.Client{Transport: r}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s
+	return lists.New(dir, client)
 }
 
 var suite = []upgrade.Suite{{Mirror: aptrepo.Base, Suite: "bookworm", Components: []string{"main"}}}

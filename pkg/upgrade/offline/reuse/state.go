@@ -83,7 +83,6 @@ func differs(ctx context.Context, root *os.Root, inputs []input) (string, error)
 		return "", unreadable(err, "/")
 	}
 	defer dir.Close() //nolint:errcheck // read only
-	var other otherError
 	err = each(ctx, inputs, func(in *input) error {
 		now, err := state(int(dir.Fd()), *in)
 		if err == nil && now != in.State {
@@ -91,7 +90,7 @@ func differs(ctx context.Context, root *os.Root, inputs []input) (string, error)
 		}
 		return err
 	})
-	if errors.As(err, &other) {
+	if other, ok := errors.AsType[otherError](err); ok {
 		return string(other), nil
 	}
 	return "", err
