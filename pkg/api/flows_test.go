@@ -257,7 +257,7 @@ func TestImagesAndAdvisories(t *testing.T) {
 	// An image that Kiln does not know and Glance does is kept when it is inspected first.
 	told := w.since()
 	a = w.want(http.StatusAccepted, "member@p", http.MethodPost, "/v1/images/in-glance/inspect", nil)
-	w.job(a.get(t, "job_id"), job.Inspect, job.WorkerQueue, `{"image_id":"in-glance"}`, "images/in-glance")
+	w.job(a.get(t, "job_id"), job.Inspect, job.WorkerQueue, `{"image_id":"in-glance","all":true}`, "images/in-glance")
 	if i, err := w.db.FindImage(t.Context(), "in-glance"); err != nil || i.State != catalog.Waiting || i.Digest != "sha512:ab" || i.ProjectID != "p" {
 		t.Errorf("%+v %v", i, err)
 	}
