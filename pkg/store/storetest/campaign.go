@@ -3,6 +3,7 @@ package storetest
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -149,16 +150,16 @@ func testUrgentNeeds(t *testing.T, db *store.DB) {
 	} {
 		found, err := db.UrgentNeeds(ctx, c.least, c.security)
 		must(t, err)
-		text := ""
+		var text strings.Builder
 		for _, n := range found {
-			text += n.ImageID + " "
+			text.WriteString(n.ImageID + " ")
 			want := time.Duration(max(2, int(n.AdvisoryID[1]-'0'))) * time.Second // when both are there
 			if n.ProjectID != "p1" || !n.AppearedAt.Equal(base.Add(want)) {
 				t.Errorf("%+v", n)
 			}
 		}
-		if text != c.want {
-			t.Errorf("%s, security %v: %s, want %s", c.least, c.security, text, c.want)
+		if text.String() != c.want {
+			t.Errorf("%s, security %v: %s, want %s", c.least, c.security, text.String(), c.want)
 		}
 	}
 }

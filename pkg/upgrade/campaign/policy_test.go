@@ -45,8 +45,6 @@ func (f *fleet) work(s upgrade.State, each time.Duration) {
 	}
 }
 
-func ptr[T any](v T) *T { return &v }
-
 func TestPolicyFiresOncePerBurst(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, f *fleet) {
