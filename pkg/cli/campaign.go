@@ -217,7 +217,7 @@ func (a *app) watch(ctx context.Context, c *client.Client, id string) error {
 				}
 			}
 			if v.State != campaign.Succeeded || v.Counts.Failed > 0 {
-				fmt.Fprintf(os.Stderr, "see kiln campaign report %s\n", id) //nolint:errcheck // advice
+				fmt.Fprintf(os.Stderr, "see kiln campaign report %s\n", id)
 				return fmt.Errorf("campaign %s: %s, %d images failed", v.Name, v.State, v.Counts.Failed)
 			}
 			return nil
@@ -233,15 +233,16 @@ func (a *app) watch(ctx context.Context, c *client.Client, id string) error {
 // progressLine is a campaign in one line.
 func progressLine(v campaign.View) string {
 	p := v.Progress
-	text := fmt.Sprintf("%s: %s, %d of %d images", v.Name, v.State, p.Ended, p.Total)
+	parts := []string{fmt.Sprintf("%s: %s, %d of %d images", v.Name, v.State, p.Ended, p.Total)}
 	for _, part := range []struct {
 		n    int
 		what string
 	}{{v.Counts.Succeeded, "fixed"}, {v.Counts.Unchanged, "unchanged"}, {p.Failed, "failed"}, {v.Counts.Skipped, "skipped"}, {v.Counts.Cancelled, "cancelled"}, {p.Running, "running"}} {
 		if part.n > 0 {
-			text += fmt.Sprintf(", %d %s", part.n, part.what)
+			parts = append(parts, fmt.Sprintf("%d %s", part.n, part.what))
 		}
 	}
+	text := strings.Join(parts, ", ")
 	if p.ETA != nil {
 		text += fmt.Sprintf(", %.1f an hour, ready about %s", p.PerHour, p.ETA.Local().Format("2006-01-02 15:04"))
 	}
