@@ -121,7 +121,7 @@ func (s *snapshot) ReadRange(ctx context.Context, p []byte, off int64) (int, err
 		return 0, err
 	}
 	n, err := s.image.ReadAt(p, off)
-	if err != nil && !(errors.Is(err, io.EOF) && n == len(p)) {
+	if err != nil && (!errors.Is(err, io.EOF) || n < len(p)) {
 		return n, fault(err, "reading an image")
 	}
 	return n, nil
