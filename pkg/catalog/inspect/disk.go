@@ -39,11 +39,11 @@ type place struct {
 
 // open finds the root file system of an image whose header was checked.
 func open(ctx context.Context, r io.ReaderAt, header disk.Header) (*system, error) {
-	raw, err := openDisk(bounded{ctx: ctx, r: r}, header)
+	guest, err := openDisk(bounded{ctx: ctx, r: r}, header)
 	if err != nil {
 		return nil, unreadable(ctx, err)
 	}
-	s := &system{header: header, guest: newPages(raw, header.VirtualSize)}
+	s := &system{header: header, guest: guest}
 	if s.parts, err = disk.Partitions(s.guest, header.VirtualSize); err != nil {
 		return nil, unreadable(ctx, err)
 	}
@@ -177,8 +177,14 @@ func (s *system) keep(p place, fsys fileSystem, subvol string) (found bool, err 
 	if found, err = hasSystem(fsys); err != nil {
 		return false, err
 	}
-	if _, err := fsys.ReadLink("/etc/os-release"); !found && err != nil {
-		return false, nil
+	if !found {
+		_, err := fsys.ReadLink("/etc/os-release")
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
 	}
 	s.root, s.fsys, s.subvol, s.mounts = p, fsys, subvol, []string{}
 	if err := s.mount(); err != nil || found {

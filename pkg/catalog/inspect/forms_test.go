@@ -104,7 +104,7 @@ func TestSubvolumes(t *testing.T) {
 	for _, name := range []string{"@", "@rootfs", "systems/14/snapshot"} {
 		t.Run(name, func(t *testing.T) {
 			image := blank(t, 300)
-			run(t, "mkfs.btrfs", "-q", "-U", rootUUID, image)
+			run(t, "mkfs.btrfs", "-q", image)
 			at, end := mount(t, image, "rw")
 			run(t, "mkdir", "-p", filepath.Dir(filepath.Join(at, name)))
 			run(t, "btrfs", "-q", "subvolume", "create", at+"/a-first")

@@ -97,7 +97,7 @@ func (d *target) damage(edits []byte) edited {
 
 // explore reads everything that a damaged disk still shows. It must end, without a panic.
 func (d *target) explore(t *testing.T, r io.ReaderAt) error {
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	fsys, err := d.open(r, d.size)
 	if err != nil {
@@ -119,7 +119,7 @@ func (d *target) explore(t *testing.T, r io.ReaderAt) error {
 	_, _ = fsys.ReadFile("/usr/lib/os-release", 1<<20)
 	_, _ = fsys.ReadDir("/many")
 	if ctx.Err() != nil {
-		t.Fatal("a damaged disk took more than 20 s")
+		t.Fatal("a damaged disk took more than a minute")
 	}
 	if err != nil && !errors.Is(err, tree.ErrCorrupt) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, tree.ErrEncrypted) && len(err.Error()) < 10 {
 		t.Errorf("an error that says nothing: %v", err)

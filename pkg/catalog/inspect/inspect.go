@@ -11,11 +11,6 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
-	"sync"
-
-	"github.com/klauspost/compress/zstd"
-	"github.com/lima-vm/go-qcow2reader"
-	"github.com/lima-vm/go-qcow2reader/image/qcow2"
 
 	"github.com/kiln-cloud/kiln/pkg/catalog"
 	"github.com/kiln-cloud/kiln/pkg/deb"
@@ -134,34 +129,6 @@ func (s *system) part(ctx context.Context, part Part, facts *catalog.Facts, stat
 	}
 	return nil
 }
-
-// openDisk gives the bytes as the guest sees them. The reader hides the file behind it, so that a
-// backing file's name could not be resolved even if the header check had missed it.
-func openDisk(r io.ReaderAt, header disk.Header) (io.ReaderAt, error) {
-	if header.Format == disk.Raw {
-		return r, nil
-	}
-	withZstd()
-	img, err := qcow2reader.OpenWithType(r, qcow2.Type)
-	if err != nil {
-		return nil, err
-	}
-	if err := img.Readable(); err != nil {
-		return nil, err
-	}
-	return img, nil
-}
-
-// withZstd gives the qcow2 reader the decompressor that it has none of; its table is global.
-var withZstd = sync.OnceFunc(func() {
-	qcow2.SetDecompressor(qcow2.CompressionTypeZstd, func(r io.Reader) (io.ReadCloser, error) {
-		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(64<<20))
-		if err != nil {
-			return nil, err
-		}
-		return z.IOReadCloser(), nil
-	})
-})
 
 // bounded ends reading when the context does.
 type bounded struct {

@@ -1,6 +1,7 @@
 package inspect_test
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -13,8 +14,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 
 	"github.com/kiln-cloud/kiln/pkg/catalog"
 	"github.com/kiln-cloud/kiln/pkg/catalog/inspect"
@@ -24,18 +27,40 @@ import (
 func mount(t testing.TB, image, options string) (at string, end func()) {
 	t.Helper()
 	at = t.TempDir()
-	run(t, "mount", "-o", "loop,"+options, image, at)
+	looped(t, "mount", "-o", "loop,"+options, image, at)
 	done := false
 	end = func() {
 		if !done {
 			done = true
-			if out, err := exec.Command("umount", at).CombinedOutput(); err != nil {
-				t.Errorf("umount: %v %s", err, out)
+			// A mount namespace that was cloned meanwhile keeps the file system mounted, so umount alone may not write it.
+			for _, words := range [][]string{{"sync", "-f", at}, {"umount", at}} {
+				if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
+					t.Errorf("%v: %v %s", words, err, out)
+				}
 			}
 		}
 	}
 	t.Cleanup(end)
 	return at, end
+}
+
+// looped runs a command that takes a free loop device: another process may take the same one between its question for a
+// free one and its use.
+func looped(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	for try := 1; ; try++ {
+		var said bytes.Buffer
+		cmd := exec.CommandContext(t.Context(), name, args...)
+		cmd.Stderr = &said
+		out, err := cmd.Output()
+		if err == nil {
+			return strings.TrimSpace(string(out))
+		}
+		if try == 5 || !strings.Contains(said.String(), "loop device") {
+			t.Fatalf("%s %v: %v %s", name, args, err, said.String())
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
 }
 
 // fill lays a tree that exercises every form in which a file system keeps directories, contents and links.
@@ -188,12 +213,16 @@ func TestAsTheKernelShows(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			image := blank(t, 400)
+			id := uuid.NewString()
+			for k, arg := range c.mkfs {
+				c.mkfs[k] = strings.ReplaceAll(arg, rootUUID, id)
+			}
 			run(t, c.mkfs[0], append(c.mkfs[1:], image)...)
 			at, end := mount(t, image, c.options)
 			fill(t, at)
 			end()
 			at, _ = mount(t, image, "ro")
-			if facts := check(t, image, c.kind, kernelTree(t, at)); facts.RootUUID != rootUUID || facts.Volume != "" {
+			if facts := check(t, image, c.kind, kernelTree(t, at)); facts.RootUUID != id || facts.Volume != "" {
 				t.Errorf("UUID %s, volume %q", facts.RootUUID, facts.Volume)
 			}
 		})

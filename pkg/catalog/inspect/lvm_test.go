@@ -37,11 +37,7 @@ func makeVolumes(t testing.TB, count int, commands ...string) *volumes {
 	v := &volumes{t: t}
 	for range count {
 		file := blank(t, 160)
-		out, err := exec.CommandContext(t.Context(), "losetup", "-f", "--show", file).Output()
-		if err != nil {
-			t.Fatalf("losetup: %v", err)
-		}
-		device := strings.TrimSpace(string(out))
+		device := looped(t, "losetup", "-f", "--show", file)
 		t.Cleanup(func() {
 			if out, err := exec.Command("losetup", "-d", device).CombinedOutput(); err != nil {
 				t.Errorf("losetup -d: %v %s", err, out)

@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// A page is half a cluster of qcow2 as every tool makes them: what is compressed is unpacked twice at worst and not for
-// each inode, and what lies scattered costs a third less of an image that is far away than with whole clusters.
+// A page is half a cluster of qcow2 as every tool makes them: what lies scattered costs a third less of an image that is
+// far away than with whole clusters. What is compressed is unpacked, and kept, as a whole.
 const (
 	pageSize  = 32 << 10
 	pagesMost = 1024 // 32 MiB
@@ -18,6 +18,7 @@ const (
 type pages struct {
 	r    io.ReaderAt
 	size int64
+	unit func(off int64) (start, length int64) // the piece around a byte that can only be read as a whole; 0, 0: none
 
 	mu    sync.Mutex
 	kept  map[int64][]byte
@@ -25,8 +26,8 @@ type pages struct {
 	next  int
 }
 
-func newPages(r io.ReaderAt, size int64) *pages {
-	return &pages{r: r, size: size, kept: map[int64][]byte{}, order: make([]int64, 0, pagesMost)}
+func newPages(r io.ReaderAt, size int64, unit func(off int64) (start, length int64)) *pages {
+	return &pages{r: r, size: size, unit: unit, kept: map[int64][]byte{}, order: make([]int64, 0, pagesMost)}
 }
 
 // ReadAt implements io.ReaderAt.
@@ -57,15 +58,34 @@ func (p *pages) page(number int64) ([]byte, error) {
 	if ok {
 		return page, nil
 	}
-	page = make([]byte, max(0, min(pageSize, p.size-number*pageSize)))
-	n, err := p.r.ReadAt(page, number*pageSize)
-	if err != nil && (n < len(page) || !errors.Is(err, io.EOF)) {
+	start, length := number*pageSize, int64(pageSize)
+	if p.unit != nil {
+		if from, n := p.unit(start); n > pageSize {
+			start, length = from/pageSize*pageSize, n
+		}
+	}
+	piece := make([]byte, max(0, min(length, p.size-start)))
+	n, err := p.r.ReadAt(piece, start)
+	if err != nil && (n < len(piece) || !errors.Is(err, io.EOF)) {
 		return nil, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for at := start / pageSize; len(piece) > 0; at++ {
+		part := piece[:min(pageSize, len(piece))]
+		piece = piece[len(part):]
+		p.keep(at, part)
+		if at == number {
+			page = part
+		}
+	}
+	return page, nil
+}
+
+// keep takes a page in, for the oldest one where there are enough.
+func (p *pages) keep(number int64, page []byte) {
 	if _, ok := p.kept[number]; ok {
-		return page, nil
+		return
 	}
 	if len(p.order) < pagesMost {
 		p.order = append(p.order, number)
@@ -75,5 +95,4 @@ func (p *pages) page(number int64) ([]byte, error) {
 		p.next = (p.next + 1) % pagesMost
 	}
 	p.kept[number] = page
-	return page, nil
 }
