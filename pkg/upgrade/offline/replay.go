@@ -33,7 +33,7 @@ const (
 const recordWait = 5 * time.Minute
 
 // recordFormat goes into every key: records of another form are not found.
-const recordFormat = "1"
+const recordFormat = "2"
 
 // deferredNotes are what the stubs write.
 var deferredNotes = []string{"initramfs", "grub"}

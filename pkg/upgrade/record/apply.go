@@ -186,7 +186,7 @@ func (a *applier) file(dir int, base string, e Entry, buf []byte) error {
 	return timed(dir, base, e)
 }
 
-// timed gives a file its package's time.
+// timed gives a file or link its package's time.
 func timed(dir int, base string, e Entry) error {
 	if e.Modified == 0 {
 		return nil
@@ -207,7 +207,10 @@ func (a *applier) link(ctx context.Context) error {
 			if err := unix.Symlinkat(e.After.Target, dir, base); err != nil {
 				return err
 			}
-			return dress(dir, base, e.After)
+			if err := dress(dir, base, e.After); err != nil {
+				return err
+			}
+			return timed(dir, base, e)
 		}
 		from, err := a.tree.folder(e.Link)
 		if err != nil {

@@ -337,6 +337,9 @@ func (f *finisher) addEntry(name string, owned bool, links map[uint64]string) er
 	case path.Dir(name) == infoFolder && !f.oursInInfo(path.Base(name)):
 		return no("the shared changes touch /%s", name)
 	}
+	if modified := unix.TimespecToNsec(is.modified); is.Type != TypeDir && is.Type != TypeNone && modified < f.start.UnixNano() {
+		e.Modified = modified // links too: the index of manuals has their times
+	}
 	if is.Type == TypeFile {
 		if err := f.keep(&e, is, links); err != nil {
 			return err
@@ -346,11 +349,8 @@ func (f *finisher) addEntry(name string, owned bool, links map[uint64]string) er
 	return nil
 }
 
-// keep takes up a file's content and time, or which other name has them.
+// keep takes up a file's content, or which other name has them.
 func (f *finisher) keep(e *Entry, is seen, links map[uint64]string) error {
-	if modified := unix.TimespecToNsec(is.modified); modified < f.start.UnixNano() {
-		e.Modified = modified
-	}
 	if first, linked := links[is.inode]; linked {
 		e.Link = first
 		return nil

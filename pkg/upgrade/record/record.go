@@ -43,7 +43,7 @@ type Entry struct {
 	After  State  `json:"a"`
 	// Owned is a file of a package of the share, which dpkg replaces whatever is in it: only its type before counts.
 	Owned    bool   `json:"o,omitempty"`
-	Modified int64  `json:"t,omitempty"` // nanoseconds since 1970, of a file with its package's time; 0: the time of the replay
+	Modified int64  `json:"t,omitempty"` // nanoseconds since 1970, of a file or link with its package's time; 0: the time of the replay
 	Link     string `json:"k,omitempty"` // another entry that it is a hard link to
 	Offset   int64  `json:"p,omitempty"` // of a file's content in the pack
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/sandbox"
@@ -120,6 +121,10 @@ func upgradeFoo(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ts := unix.NsecToTimespec(past.UnixNano())
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, filepath.Join(dir, "usr/bin/oof"), []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		t.Fatal(err)
+	}
 	put(t, dir, "usr/lib/foo.so", "library")
 	put(t, dir, infoFolder+"/foo.list", "/.\n/usr\n/usr/bin\n/usr/bin/foo\n/usr/bin/foo2\n/usr/bin/oof\n/usr/lib\n/usr/lib/foo.so\n/usr/share/man/foo.1\n/etc/foo.conf\n")
 	put(t, dir, statusFile, foo2+"\n\n"+man2+"\n\n")
@@ -196,7 +201,7 @@ func contents(t *testing.T, dir string) map[string]string {
 		text := info.Mode().String()
 		if info.Mode()&fs.ModeSymlink != 0 {
 			target, err := os.Readlink(path)
-			out[strings.TrimPrefix(path, dir)] = text + " " + target
+			out[strings.TrimPrefix(path, dir)] = fmt.Sprint(text, " ", target, " ", info.ModTime().Year() == 2023)
 			return err
 		}
 		if info.Mode().IsRegular() {
