@@ -66,6 +66,8 @@ type Glance interface {
 	DeleteImage(ctx context.Context, id string) error
 	// AddMember offers an image of visibility shared to a project; again is no error.
 	AddMember(ctx context.Context, id, projectID string) error
+	// Members are the projects that a shared image's owner named.
+	Members(ctx context.Context, imageID string) ([]string, error)
 	// Download opens the image's bytes from offset.
 	Download(ctx context.Context, id string, offset int64) (io.ReadCloser, error)
 }

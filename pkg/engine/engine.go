@@ -26,11 +26,9 @@ type Store interface {
 	placement.Store
 }
 
-// Glance is the image service with the question who an image is shared with.
+// Glance is the image service with the switch that bars people from an image.
 type Glance interface {
 	catalog.Glance
-	// Members are the projects that a shared image's owner named.
-	Members(ctx context.Context, imageID string) ([]string, error)
 	// Deactivate bars everybody but administrators from the image's bytes, Reactivate takes it back; again is no error.
 	Deactivate(ctx context.Context, id string) error
 	Reactivate(ctx context.Context, id string) error

@@ -53,6 +53,11 @@ func (h *upgradeHandler) Run(ctx context.Context, r *job.Run) (res job.Result, e
 		family: family, parent: &from, origin: "upgrade", originID: u.ID, format: original.DiskFormat,
 		publish: recipe.Publish{Visibility: original.Visibility, Protected: original.Protected}, properties: inherited(original),
 	}
+	if original.Visibility == "shared" { // who was offered the old version is offered the new one
+		if pub.publish.Members, err = h.Glance.Members(ctx, original.ID); err != nil {
+			return res, err
+		}
+	}
 	err = h.work(func(dir string) error {
 		g, err := h.construct(ctx, r, &u, original, &pub, dir)
 		if err != nil {

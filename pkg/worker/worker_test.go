@@ -309,6 +309,14 @@ func TestUpgradeMakesANewVersionAndTellsWhatItClosed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	const friend = "11111111111111111111111111111111"
+	shared := "shared"
+	if _, err := s.glance.PatchImage(t.Context(), b.ImageID, catalog.GlancePatch{Visibility: &shared}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.glance.AddMember(t.Context(), b.ImageID, friend); err != nil {
+		t.Fatal(err)
+	}
 	s.drain()
 	u, err = s.db.FindUpgrade(t.Context(), u.ID)
 	if err != nil || u.State != upgrade.Succeeded || u.ToVersion == b.VersionName || u.Report == nil || len(u.Report.Packages) != 1 {
@@ -317,6 +325,9 @@ func TestUpgradeMakesANewVersionAndTellsWhatItClosed(t *testing.T) {
 	after, err := s.glance.Image(t.Context(), b.ImageID)
 	if err != nil || !after.Hidden || after.HashValue != before.HashValue {
 		t.Errorf("the original is %+v, error %v", after, err)
+	}
+	if members, err := s.glance.Members(t.Context(), u.ToImageID); err != nil || len(members) != 1 || members[0] != friend {
+		t.Errorf("the new version is shared with %v, error %v", members, err)
 	}
 	a, err := s.db.FindAdvisory(t.Context(), pending[0].AdvisoryID)
 	if err != nil || len(a.CVEs) != 1 || a.CVEs[0] != "CVE-2026-1" {
