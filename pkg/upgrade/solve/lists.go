@@ -27,6 +27,7 @@ type lists struct {
 	index  *index
 	users  int // guarded by shelf.mu
 	stale  bool
+	memory memory // of what was solved over them
 }
 
 // suite is a suite of the question with what its Release says.

@@ -122,11 +122,38 @@ func (p *Planner) Plan(ctx context.Context, q upgrade.Question) (upgrade.Plan, e
 		return none, err
 	}
 	defer p.shelf(w.key()).back(l) //nolint:errcheck // the sweep takes what cannot be removed
-	j := &job{Planner: p, q: q, state: st, lists: l, hold: map[string]string{}, pins: map[string]string{}}
-	if err := j.solve(ctx); err != nil {
+	solved, err := l.memory.once(q, func() (upgrade.Plan, error) {
+		j := &job{Planner: p, q: q, state: st, lists: l, hold: map[string]string{}, pins: map[string]string{}}
+		if err := j.solve(ctx); err != nil {
+			return none, err
+		}
+		return j.plan(ctx)
+	})
+	if err != nil {
 		return none, err
 	}
-	return j.plan(ctx)
+	return p.finish(ctx, q, solved)
+}
+
+// finish makes what was solved the plan of one image.
+func (p *Planner) finish(ctx context.Context, q upgrade.Question, solved upgrade.Plan) (upgrade.Plan, error) {
+	out := solved
+	out.ImageID, out.CreatedAt, out.CVEs = q.ImageID, p.cfg.Now().UTC(), []string{}
+	out.Changes, out.Held = slices.Clone(solved.Changes), slices.Clone(solved.Held)
+	if p.cfg.Fixes != nil && len(out.Changes) > 0 {
+		if err := p.cfg.Fixes.Fill(ctx, out.ImageID, out.Changes); err != nil {
+			return out, err
+		}
+	}
+	for i := range out.Changes {
+		if out.Changes[i].CVEs == nil {
+			out.Changes[i].CVEs = []string{}
+		}
+		out.CVEs = append(out.CVEs, out.Changes[i].CVEs...)
+	}
+	slices.Sort(out.CVEs)
+	out.CVEs = slices.Compact(out.CVEs)
+	return out, nil
 }
 
 func check(q upgrade.Question) error {
@@ -260,10 +287,10 @@ func (j *job) classify(ctx context.Context) (again bool, err error) {
 	return again, nil
 }
 
+// plan is what was solved, without what concerns one image alone.
 func (j *job) plan(ctx context.Context) (upgrade.Plan, error) {
 	p := upgrade.Plan{
-		ImageID: j.q.ImageID, Release: j.q.Release, Architecture: j.q.Architecture, Policy: j.q.Policy,
-		Changes: j.changes, Held: []upgrade.Held{}, CVEs: []string{}, CreatedAt: j.cfg.Now().UTC(),
+		Release: j.q.Release, Architecture: j.q.Architecture, Policy: j.q.Policy, Changes: j.changes, Held: []upgrade.Held{}, CVEs: []string{},
 	}
 	tie(j.state, p.Changes, j.after)
 	held, err := j.held(ctx)
@@ -271,23 +298,12 @@ func (j *job) plan(ctx context.Context) (upgrade.Plan, error) {
 		return p, err
 	}
 	p.Held = append(p.Held, held...)
-	if j.cfg.Fixes != nil && len(p.Changes) > 0 {
-		if err := j.cfg.Fixes.Fill(ctx, p.ImageID, p.Changes); err != nil {
-			return p, err
-		}
-	}
 	for i := range p.Changes {
 		c := &p.Changes[i]
-		if c.CVEs == nil {
-			c.CVEs = []string{}
-		}
-		p.CVEs = append(p.CVEs, c.CVEs...)
 		p.Download += c.Bytes
 		p.Kernel = p.Kernel || isKernel(c.Name)
 		p.BootLoader = p.BootLoader || isBootLoader(c.Name)
 	}
-	slices.Sort(p.CVEs)
-	p.CVEs = slices.Compact(p.CVEs)
 	p.Grows = j.grows()
 	p.Group = upgrade.GroupOf(p.Refs())
 	return p, nil
