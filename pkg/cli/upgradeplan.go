@@ -191,8 +191,8 @@ func (a *app) writeTotals(plans []upgrade.Plan) error {
 	for _, b := range batches {
 		shared += len(b.Share) * (len(b.ImageIDs) - 1)
 	}
-	_, err := fmt.Fprintf(a.out, "%d images, %d changes, %d CVEs closed; %s to fetch once; %d kernels; %d held; %d need a running system; %d images refused\n"+
-		"%d batches: %d of %d changes need not be made by the package manager again\n",
+	_, err := fmt.Fprintf(a.out, "images: %d; changes: %d; CVEs closed: %d; %s to fetch once; new kernels: %d; held: %d; need a running system: %d; images refused: %d\n"+
+		"batches: %d; %d of %d changes need not be made by the package manager again\n",
 		len(plans), changes, len(cves), human(download), kernels, held, running, refused, len(batches), shared, changes)
 	return err
 }

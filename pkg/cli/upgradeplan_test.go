@@ -61,7 +61,7 @@ func TestUpgradePlansOnTheCommandLine(t *testing.T) {
 	work("i1", "i2")
 	out = k.run("upgrade", "plan", "--image-id", "i1", "--image-id", "i2")
 	must(<-done)
-	for _, want := range []string{"i1", "i2", "2 images, 2 changes, 3 CVEs closed; 1.5 MB to fetch once", "1 batches: 1 of 2 changes need not be made"} {
+	for _, want := range []string{"i1", "i2", "images: 2; changes: 2; CVEs closed: 3; 1.5 MB to fetch once", "batches: 1; 1 of 2 changes need not be made"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("missing %q in\n%s", want, out)
 		}

@@ -225,11 +225,11 @@ func (t *totals) add(r upgrade.Report) {
 }
 
 func (t *totals) text() string {
-	out := fmt.Sprintf("%d recorded, %d replayed, %d refused; %d of %d changed files came from records", t.recorded, t.replayed, t.refused, t.files, t.changed)
+	out := []string{fmt.Sprintf("%d recorded, %d replayed, %d refused; %d of %d changed files came from records", t.recorded, t.replayed, t.refused, t.files, t.changed)}
 	for why, n := range t.why {
-		out += fmt.Sprintf("; %d × %s", n, why)
+		out = append(out, fmt.Sprintf("%d × %s", n, why))
 	}
-	return out
+	return strings.Join(out, "; ")
 }
 
 // running tells which part of the packages needs a running system.
