@@ -61,7 +61,7 @@ func start(ctx context.Context, dir string, count, few int) error {
 		{key: "whole", says: "the whole over HTTP, then the same", run: s.whole(work), n: few},
 		{key: "virt-inspector", says: "virt-inspector (QEMU's TCG)", run: virtInspector, n: 1, tool: "virt-inspector"},
 	}
-	if _, err := fmt.Printf("\n%s; %d images: %d real ones of %s to %s on disk, each variant with other bytes; their files are in memory by the second round\n\n",
+	if _, err := fmt.Fprintf(os.Stdout, "\n%s; %d images: %d real ones of %s to %s on disk, each variant with other bytes; their files are in memory by the second round\n\n",
 		measure.Machine(), count, len(set.files), mib(set.smallest), mib(set.largest)); err != nil {
 		return err
 	}
