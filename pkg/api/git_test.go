@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -306,6 +307,20 @@ func TestGitHistory(t *testing.T) {
 	}
 	contains(t, c.must("push", "--force", "origin", "main"), "remote: refs/heads/main was rewritten")
 	contains(t, w.log.String(), "a push rewrote history")
+
+	// A client that was told of the branch before somebody pushed asks for what is an ancestor by now, and gets it. What
+	// was rewritten away is nobody's any more.
+	ask := func(commit string) answer {
+		line := "want " + commit + " ofs-delta\n"
+		return w.do("reader@p", http.MethodPost, "/v1/git/p/images/git-upload-pack", fmt.Sprintf("%04x%s00000009done\n", len(line)+4, line),
+			"Content-Type", "application/x-git-upload-pack-request")
+	}
+	if a := ask(strings.TrimSpace(c.must("rev-parse", "HEAD~1"))); a.status != http.StatusOK || !strings.Contains(string(a.body), "PACK") {
+		t.Errorf("an ancestor: %d %.200q", a.status, a.body)
+	}
+	if a := ask(head); a.status != http.StatusBadRequest || !strings.Contains(string(a.body), "no ref leads to") {
+		t.Errorf("what was rewritten away: %d %.200q", a.status, a.body)
+	}
 }
 
 func TestGitLimits(t *testing.T) {

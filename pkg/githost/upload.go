@@ -33,7 +33,7 @@ func (h *Host) Upload(ctx context.Context, src build.Source, r io.Reader, w io.W
 		return err
 	}
 	u := upload{req: req, objects: objects, out: pktline.NewEncoder(w), w: w}
-	if err := u.check(repo); err != nil {
+	if err := u.check(ctx, repo); err != nil {
 		return err
 	}
 	return u.answer(ctx)
@@ -49,16 +49,38 @@ type upload struct {
 	common  []plumbing.Hash
 }
 
-// check refuses what is no ref's: what was pushed away by force may have been a secret.
-func (u *upload) check(repo build.Repository) error {
+// check refuses what no ref leads to: what was pushed away by force may have been a secret. A commit that a ref has left
+// behind since the client was told of it is given, as upload-pack.c (check_non_tip) does for stateless clients.
+func (u *upload) check(ctx context.Context, repo build.Repository) error {
 	told := packs.Set{}
+	var tips []plumbing.Hash
 	for _, r := range repo.Refs {
-		told[plumbing.NewHash(r.Hash)] = true
+		tip := plumbing.NewHash(r.Hash)
+		told[tip] = true
+		tips = append(tips, tip)
 	}
+	missing := packs.Set{}
 	for _, want := range u.req.wants {
 		if !told[want] {
-			return malformed("no ref is at %s", want)
+			missing[want] = true
 		}
+	}
+	for seen := (packs.Set{}); len(missing) > 0 && len(tips) > 0; tips = tips[1:] {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if seen[tips[0]] {
+			continue
+		}
+		seen[tips[0]] = true
+		delete(missing, tips[0])
+		if c, err := u.objects.Commit(tips[0]); err == nil { // a tag of something else leads to no commit
+			tips = append(tips, c.ParentHashes...)
+			delete(missing, c.Hash)
+		}
+	}
+	for want := range missing {
+		return malformed("no ref leads to %s", want)
 	}
 	return nil
 }
