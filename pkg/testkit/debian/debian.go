@@ -5,7 +5,9 @@ package debian
 
 import (
 	"context"
+	"crypto/sha256"
 	_ "embed" // the scripts
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -43,7 +45,7 @@ type Fleet struct {
 
 // Make makes the images that are missing.
 func (f Fleet) Make(ctx context.Context) error {
-	args := append([]string{filepath.Join(f.Work, "trees"), f.Dir, f.Mirrors.Main, f.Release, strings.Join(f.Common, ","), f.Setup}, f.Variants...)
+	args := append([]string{filepath.Join(f.Work, "trees"), f.folder(), f.Mirrors.Main, f.Release, strings.Join(f.Common, ","), f.Setup}, f.Variants...)
 	if err := os.MkdirAll(f.Work, 0o755); err != nil {
 		return err
 	}
@@ -51,10 +53,16 @@ func (f Fleet) Make(ctx context.Context) error {
 	return errors.Join(err, os.RemoveAll(filepath.Join(f.Work, "trees")))
 }
 
+// folder is named after all that goes into the images, but for what the mirror has on the day.
+func (f Fleet) folder() string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %q %q %q", f.Release, f.Common, f.Variants, f.Setup))
+	return filepath.Join(f.Dir, hex.EncodeToString(sum[:6]))
+}
+
 // Path is where the image of a variant is.
 func (f Fleet) Path(i int) string {
 	name, _, _ := strings.Cut(f.Variants[i%len(f.Variants)], ":")
-	return filepath.Join(f.Dir, name+".qcow2")
+	return filepath.Join(f.folder(), name+".qcow2")
 }
 
 // System are packages that an image needs to boot and to be one of a cloud.

@@ -66,7 +66,7 @@ func (b *bench) prepare(ctx context.Context) error {
 	if err := f.Make(ctx); err != nil {
 		return err
 	}
-	mark := filepath.Join(f.Dir, "warm")
+	mark := filepath.Join(filepath.Dir(f.Path(0)), "warm")
 	if _, err := os.Stat(mark); err == nil {
 		return nil
 	}
