@@ -7,13 +7,8 @@ import (
 	"io"
 	"path"
 	"slices"
-	"strconv"
-	"strings"
 
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
-
+	"github.com/kiln-cloud/kiln/pkg/deb"
 	"github.com/kiln-cloud/kiln/pkg/errs"
 )
 
@@ -37,65 +32,12 @@ func Read(r io.Reader) (map[string][]byte, error) {
 }
 
 func read(r io.Reader) (map[string][]byte, error) {
-	head := make([]byte, 8)
-	if _, err := io.ReadFull(r, head); err != nil || string(head) != "!<arch>\n" {
-		return nil, errors.New("it is no ar archive")
+	t, done, err := deb.Archive(r, deb.ControlArchive, maxControl)
+	if err != nil {
+		return nil, err
 	}
-	for range 8 { // debian-binary, perhaps some that begin with "_", control.tar
-		name, size, err := member(r)
-		if err != nil {
-			return nil, err
-		}
-		if kind, ok := strings.CutPrefix(name, "control.tar"); ok {
-			return unpack(io.LimitReader(r, size), kind)
-		}
-		if _, err := io.CopyN(io.Discard, r, size+size%2); err != nil {
-			return nil, err
-		}
-	}
-	return nil, errors.New("it has no control.tar")
-}
-
-// member reads the header of an ar member.
-func member(r io.Reader) (name string, size int64, err error) {
-	head := make([]byte, 60)
-	if _, err := io.ReadFull(r, head); err != nil {
-		return "", 0, err
-	}
-	size, err = strconv.ParseInt(strings.TrimSpace(string(head[48:58])), 10, 64)
-	if err != nil || size < 0 || size > maxControl {
-		return "", 0, errors.New("a member before the control part has no size that can be")
-	}
-	return strings.TrimRight(strings.TrimSpace(string(head[:16])), "/"), size, nil
-}
-
-func unpack(r io.Reader, kind string) (map[string][]byte, error) {
-	switch kind {
-	case "":
-	case ".gz":
-		z, err := gzip.NewReader(r)
-		if err != nil {
-			return nil, err
-		}
-		r = z
-	case ".xz":
-		z, err := xz.NewReader(r)
-		if err != nil {
-			return nil, err
-		}
-		r = z
-	case ".zst":
-		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxControl))
-		if err != nil {
-			return nil, err
-		}
-		defer z.Close()
-		r = z
-	default:
-		return nil, errors.New("its control part is packed in an unknown way")
-	}
+	defer done()
 	files := map[string][]byte{}
-	t := tar.NewReader(io.LimitReader(r, maxControl))
 	for {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
