@@ -16,7 +16,7 @@ import (
 // How often a transaction that the database refused because of another one is tried. A deadlock is found at
 // once, a lock wait took Config.LockWait already.
 const (
-	deadlockTries = 8
+	deadlockTries = 10
 	lockWaitTries = 2
 )
 
@@ -56,7 +56,8 @@ func (db *DB) retry(ctx context.Context, try func() error) error {
 		if !again {
 			return err
 		}
-		pause := time.Duration(rand.Int64N(int64(n) * int64(15*time.Millisecond))) //nolint:gosec // jitter
+		// Twice as long each time: where the machine is slow, transactions stay in each other's way for longer.
+		pause := rand.N(15 * time.Millisecond << min(n, 6)) //nolint:gosec // jitter
 		select {
 		case <-ctx.Done():
 			return err
