@@ -35,11 +35,15 @@ func (w *world) onSmallDisk(mib int) (config, dir string) {
 	return fmt.Sprintf("[worker]\nwork_dir = %[1]s/work\ncache_dir = %[1]s/cache\n", dir), dir
 }
 
+// wholeImages lets a worker fetch what it inspects, as it must where the image service gives no parts of it.
+const wholeImages = "[collect]\nremote = false\n"
+
 // A worker whose disk is too small for one image fails that job and says why, keeps nothing of it, and goes on with
 // the next.
 func TestDiskOfTheWorkerIsFull(t *testing.T) {
 	w := newWorld(t)
 	config, dir := w.onSmallDisk(24)
+	config += wholeImages
 	large := w.upload("large", "raw", bytes.NewReader(noise(32<<20, 3)), 32<<20)
 	small := w.small()
 	w.startAPI()
@@ -78,7 +82,7 @@ func TestWorkerKilledWhileDownloading(t *testing.T) {
 	w := newWorld(t)
 	image := w.upload("some", "raw", bytes.NewReader(noise(4<<20, 5)), 4<<20)
 	w.startAPI()
-	worker := w.start("kiln-worker")
+	worker := w.start("kiln-worker", wholeImages)
 	w.valve.holdDownloads(1 << 20)
 	inspection := w.inspect(image)
 	w.valve.waitHeld(t, 1, 30*time.Second)
@@ -89,7 +93,7 @@ func TestWorkerKilledWhileDownloading(t *testing.T) {
 		t.Fatalf("the cache holds %v", halves)
 	}
 	w.valve.release()
-	w.start("kiln-worker")
+	w.start("kiln-worker", wholeImages)
 	if j, log := w.ended(inspection, 30*time.Second); j.State != job.Succeeded || j.Attempt != 2 {
 		t.Errorf("the inspection: %+v\n%v", j, log)
 	}

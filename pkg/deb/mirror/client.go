@@ -1,43 +1,12 @@
 package mirror
 
 import (
-	"context"
-	"errors"
 	"io"
 	"net/http"
-	"os"
-
-	"github.com/kiln-cloud/kiln/pkg/errs"
 )
 
 // Client asks the mirrors through this proxy, without a socket. A body of an answer must be closed.
 func (p *Proxy) Client() *http.Client { return &http.Client{Transport: through{p}} }
-
-// Fetch gives a file that never changes, from what the proxy has kept or from its mirror. Unavailable where the mirror
-// does not give it.
-func (v *View) Fetch(ctx context.Context, address string) (*os.File, error) {
-	if f, err := v.proxy.Open(address); err == nil {
-		return f, nil
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, http.NoBody)
-	if err != nil {
-		return nil, errs.Wrap(err, errs.Invalid, "kiln.advisory.mirror_malformed", "%q is no address of a file", address)
-	}
-	res, err := (&http.Client{Transport: through{v}}).Do(req)
-	if err != nil {
-		return nil, errs.Wrap(err, errs.Unavailable, "kiln.advisory.mirror_unavailable", "cannot read %s", address)
-	}
-	_, err = io.Copy(io.Discard, res.Body) // what counts is what the proxy keeps of it
-	_ = res.Body.Close()                   // read only
-	if err == nil && res.StatusCode != http.StatusOK {
-		return nil, errs.New(errs.Unavailable, "kiln.advisory.mirror_unavailable", "%s answers %d", address, res.StatusCode)
-	}
-	f, missing := v.proxy.Open(address)
-	if missing != nil {
-		return nil, errs.Wrap(errors.Join(err, missing), errs.Unavailable, "kiln.advisory.mirror_unavailable", "%s was not kept", address)
-	}
-	return f, nil
-}
 
 // through asks a forward proxy of this process.
 type through struct{ proxy http.Handler }

@@ -1,9 +1,11 @@
 package mirror
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"time"
 
@@ -30,31 +32,34 @@ func Listen(ctx context.Context, h Handler) (addr string, stop func(), err error
 // Have gives a file that never changes, by its address; it is fetched where the proxy has not kept it. errs.Unavailable
 // where the mirror does not give it.
 func (p *Proxy) Have(ctx context.Context, address string) (*os.File, error) {
+	return p.have(ctx, address, &p.counts)
+}
+
+// Fetch is Have, counted for this view.
+func (v *View) Fetch(ctx context.Context, address string) (*os.File, error) {
+	return v.proxy.have(ctx, address, &v.counts)
+}
+
+// have waits until the file is kept: whoever only reads an answer to its end may look for the file before it has its name.
+func (p *Proxy) have(ctx context.Context, address string, counts *counters) (*os.File, error) {
 	if f, err := p.Open(address); err == nil || errs.Is(err, errs.Forbidden) {
 		return f, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, http.NoBody)
-	if err != nil {
-		return nil, errs.Wrap(err, errs.Invalid, "kiln.mirror.address", "%q is no address", address)
+	u, err := url.Parse(address)
+	if err != nil || !immutable(u.Path) {
+		return nil, errs.Wrap(err, errs.Invalid, "kiln.mirror.address", "%q is no address of a file that never changes", address)
 	}
-	w := &nowhere{header: http.Header{}}
-	p.ServeHTTP(w, req)
+	f, err := p.join(u, counts)
+	if err == nil {
+		err = f.wait(ctx)
+		p.leave(f)
+	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	f, err := p.Open(address)
-	if err != nil || w.status >= http.StatusBadRequest {
-		return nil, errs.Wrap(err, errs.Unavailable, "kiln.mirror.fetch", "%s cannot be fetched: the mirror answers %d", address, w.status)
+	kept, missing := p.Open(address)
+	if err != nil || missing != nil {
+		return nil, errs.Wrap(cmp.Or(err, missing), errs.Unavailable, "kiln.mirror.fetch", "%s cannot be fetched", address)
 	}
-	return f, nil
+	return kept, nil
 }
-
-// nowhere takes an answer of which only the status counts.
-type nowhere struct {
-	header http.Header
-	status int
-}
-
-func (n *nowhere) Header() http.Header         { return n.header }
-func (n *nowhere) Write(b []byte) (int, error) { return len(b), nil }
-func (n *nowhere) WriteHeader(status int)      { n.status = status }

@@ -28,12 +28,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, counts *counters) 
 		return err
 	}
 	defer p.leave(f)
-	stop := context.AfterFunc(r.Context(), func() {
-		f.mu.Lock()
-		f.cond.Broadcast()
-		f.mu.Unlock()
-	})
-	defer stop()
+	defer f.wakes(r.Context())()
 	f.mu.Lock()
 	for !f.done && f.size < 0 && r.Context().Err() == nil {
 		f.cond.Wait()
@@ -92,8 +87,19 @@ func (p *Proxy) serveKept(w http.ResponseWriter, r *http.Request, name string) (
 	return true, nil
 }
 
-// wait blocks until the flight is over.
+// wakes lets everybody who waits look again when ctx ends, until stop is called.
+func (f *flight) wakes(ctx context.Context) (stop func()) {
+	end := context.AfterFunc(ctx, func() {
+		f.mu.Lock()
+		f.cond.Broadcast()
+		f.mu.Unlock()
+	})
+	return func() { end() }
+}
+
+// wait blocks until the flight is over, and what was fetched has its name.
 func (f *flight) wait(ctx context.Context) error {
+	defer f.wakes(ctx)()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for !f.done && ctx.Err() == nil {
