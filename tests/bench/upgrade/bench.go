@@ -42,7 +42,14 @@ var variants = []string{
 }
 
 // bench is where a run happens.
-type bench struct{ dir, cache string }
+type bench struct {
+	dir, cache string
+
+	once       sync.Once // two proxies on one folder would take each other's files for left behind
+	upstream   deb.Mirrors
+	proxy      *mirror.Proxy
+	errMirrors error
+}
 
 // fleet are the eight images.
 func (b *bench) fleet() (debian.Fleet, error) {
@@ -54,7 +61,8 @@ func (b *bench) fleet() (debian.Fleet, error) {
 }
 
 func (b *bench) mirrors() (deb.Mirrors, *mirror.Proxy, error) {
-	return debian.Mirrors(filepath.Join(b.cache, "packages"))
+	b.once.Do(func() { b.upstream, b.proxy, b.errMirrors = debian.Mirrors(filepath.Join(b.cache, "packages")) })
+	return b.upstream, b.proxy, b.errMirrors
 }
 
 // prepare makes the images where they are not there, and lets the proxy fetch what all contenders need.

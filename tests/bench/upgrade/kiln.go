@@ -12,7 +12,6 @@ import (
 
 	"github.com/kiln-cloud/kiln/pkg/catalog/inspect"
 	"github.com/kiln-cloud/kiln/pkg/deb"
-	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
 	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/log"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
@@ -28,7 +27,6 @@ type worker struct {
 	*bench
 	upgrader *offline.Executor
 	suites   []upgrade.Suite
-	proxy    *mirror.Proxy
 }
 
 func (b *bench) worker() (*worker, error) {
@@ -40,7 +38,7 @@ func (b *bench) worker() (*worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &worker{bench: b, proxy: p, upgrader: offline.New(offline.Config{Proxy: p, Caches: caches}), suites: []upgrade.Suite{
+	return &worker{bench: b, upgrader: offline.New(offline.Config{Proxy: p, Caches: caches}), suites: []upgrade.Suite{
 		{Mirror: m.Main, Suite: release, Components: []string{"main"}},
 		{Mirror: m.Main, Suite: release + "-updates", Components: []string{"main"}},
 		{Mirror: m.Security, Suite: release + "-security", Components: []string{"main"}},
