@@ -84,23 +84,23 @@ func newFactory(t *testing.T) *factory {
 	t.Helper()
 	s := kiln(t)
 	key := filepath.Join(s.dir, "proof")
-	if _, err := os.Stat(key); err != nil {
+	if _, err := os.Stat(key); err != nil { // one for all tests of the run: what one signed, another verifies
 		if out, err := command(t.Context(), nil, filepath.Join(s.bin, "kiln-manage"), "proof", "key", key); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
-		text := fmt.Sprintf("[worker]\nwork_dir = %s\nlabels = factory\nbuilders = native, packer, diskimage-builder\nparallel = 2\n[build]\ntest_boot = qemu\nboot_timeout = 1200\nsigning_key = %s\n", s.workDir("factory"), key)
-		if err := os.WriteFile(s.conf("factory"), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := s.start("factory", "kiln-worker", "--config-file="+s.conf("kiln"), "--config-file="+s.conf("factory")); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { // the other tests know two workers
-			if err := s.stop("factory"); err != nil {
-				t.Error(err)
-			}
-		})
 	}
+	text := fmt.Sprintf("[worker]\nwork_dir = %s\nlabels = factory\nbuilders = native, packer, diskimage-builder\nparallel = 2\n[build]\ntest_boot = qemu\nboot_timeout = 1200\nsigning_key = %s\n", s.workDir("factory"), key)
+	if err := os.WriteFile(s.conf("factory"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.start("factory", "kiln-worker", "--config-file="+s.conf("kiln"), "--config-file="+s.conf("factory")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { // the other tests know two workers
+		if err := s.stop("factory"); err != nil {
+			t.Error(err)
+		}
+	})
 	f := &factory{stand: s, t: t, member: s.as(t, "member"), dir: filepath.Join(t.TempDir(), "repository")}
 	var src build.Source
 	if err := f.member.Post(t.Context(), "/v1/sources", build.NewSource{Name: "factory", Hosted: true}, &src); err != nil {
