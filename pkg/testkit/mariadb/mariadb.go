@@ -174,14 +174,21 @@ func (s *Server) Connection(t *testing.T, dsn string) string {
 func newName() string { return "kiln_" + strings.ReplaceAll(uuid.NewString(), "-", "")[:16] }
 
 func start(dir string) (*Server, error) {
+	if err := os.Mkdir(filepath.Join(dir, "tmp"), 0o700); err != nil {
+		return nil, err
+	}
 	install := exec.CommandContext(context.Background(), "mariadb-install-db", "--no-defaults", "--datadir="+dir+"/data", "--user="+account(),
 		"--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve")
+	install.Env = append(os.Environ(), temporary(dir))
 	if out, err := install.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("mariadb-install-db (Debian package mariadb-server): %w\n%s", err, out)
 	}
 	s := &Server{dir: dir}
 	return s, s.Start()
 }
+
+// temporary is the setting of the server's own folder for temporary tables: a server that starts deletes those of others.
+func temporary(dir string) string { return "TMPDIR=" + filepath.Join(dir, "tmp") }
 
 // account is who the server runs as: it refuses root unless told so.
 func account() string {
@@ -205,6 +212,7 @@ func (s *Server) Start() error {
 	cmd := exec.CommandContext(context.Background(), path, "--no-defaults", "--datadir="+s.dir+"/data", "--user="+account(),
 		"--socket="+s.dir+"/sock", "--pid-file="+s.dir+"/pid", "--skip-networking", "--skip-log-bin", "--performance-schema=OFF",
 		"--innodb-flush-log-at-trx-commit=2", "--innodb-doublewrite=0", "--innodb-buffer-pool-size=32M", "--max-connections=400")
+	cmd.Env = append(os.Environ(), temporary(s.dir))
 	cmd.Stdout, cmd.Stderr = log, log
 	// The server must not outlive a test binary that is killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
