@@ -37,11 +37,7 @@ type Watch struct {
 	*Service
 	Catalog catalog.Store
 	Fixes   Fixes
-	// Refresh starts reading the published fixes; it is called every RefreshEvery while a recipe is triggered by them.
-	// 0 never calls it.
-	Refresh      func(ctx context.Context, by job.By) error
-	RefreshEvery time.Duration
-	Log          logrus.FieldLogger
+	Log     logrus.FieldLogger
 }
 
 // retryAfter is how long after a trigger whose build failed the same trigger may fire again.
@@ -53,7 +49,6 @@ const atOnce = 1000
 // Round looks at every recipe once. A recipe that fails does not hold up the others.
 func (w *Watch) Round(ctx context.Context) error {
 	all := w.follow(ctx)
-	var byFixes []string
 	for r, err := range listing.Rows(ctx, listing.All(), w.Store.ListRecipes, func(r Recipe) string { return r.ID }) {
 		if err != nil {
 			return errors.Join(all, err)
@@ -61,41 +56,13 @@ func (w *Watch) Round(ctx context.Context) error {
 		if r.Spec == nil || len(r.Problems) > 0 {
 			continue
 		}
-		if r.Spec.Triggers.Advisory != "" {
-			byFixes = append(byFixes, r.ID)
-		}
 		for _, look := range []func(context.Context, Recipe) error{w.schedule, w.base, w.advisories} {
 			if err := look(ctx, r); err != nil && !errs.Is(err, errs.NotFound) { // it may be gone by now
 				all = errors.Join(all, fmt.Errorf("triggers of recipe %s of project %s: %w", r.Name, r.ProjectID, err))
 			}
 		}
 	}
-	if len(byFixes) > 0 && w.RefreshEvery > 0 {
-		all = errors.Join(all, missing(w.refresh(ctx, slices.Min(byFixes))))
-	}
 	return all
-}
-
-// refresh reads the published fixes again where that was last done a while ago. The recipe is any that all engines
-// agree on: its lock makes one of them do it.
-func (w *Watch) refresh(ctx context.Context, recipeID string) error {
-	due := func(ctx context.Context) (bool, error) {
-		q := listing.Query{Limit: 1, Sort: []listing.Key{{Field: "created_at", Desc: true}}}
-		last, err := w.Jobs.ListJobs(ctx, q.Where("kind", string(job.Advisories)))
-		return err == nil && (len(last) == 0 || last[0].State.Final() && w.Now().Sub(last[0].CreatedAt) >= w.RefreshEvery), err
-	}
-	if yes, err := due(ctx); err != nil || !yes {
-		return err
-	}
-	return w.Tx.InTx(ctx, func(ctx context.Context) error {
-		if err := w.Store.LockRecipe(ctx, recipeID); err != nil {
-			return err
-		}
-		if yes, err := due(ctx); err != nil || !yes {
-			return err
-		}
-		return w.Refresh(ctx, job.By{RequestID: "req-" + w.NewID()})
-	})
 }
 
 // follow makes the builds that were to follow one that has ended, where nobody did at its end.

@@ -87,7 +87,6 @@ type Engine struct {
 	PlaceTimeout time.Duration `opt:"place_timeout" default:"300" help:"Seconds in which a server or container must become active."`
 
 	TriggerInterval  time.Duration `opt:"trigger_interval" default:"30" help:"Seconds between two looks at what triggers builds: schedules, bases that moved, published fixes."`
-	AdvisoryInterval time.Duration `opt:"advisory_interval" default:"3600" help:"Seconds between two readings of the published fixes, where a recipe is triggered by them; 0 leaves it to kiln advisory refresh."`
 	CampaignInterval time.Duration `opt:"campaign_interval" default:"5" help:"Seconds between two looks at campaigns and at standing upgrade policies."`
 	PolicySettle     time.Duration `opt:"policy_settle" default:"600" help:"Seconds without a further advisory before a standing upgrade policy makes a campaign of those that appeared; four times as long at the most."`
 	KeepLogsDays     int           `opt:"keep_logs_days" default:"90" min:"0" max:"36500" help:"Days that the log of a job is kept after its end; 0 keeps all."`

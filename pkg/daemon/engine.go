@@ -7,7 +7,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/kiln-cloud/kiln/pkg/advisory"
 	"github.com/kiln-cloud/kiln/pkg/build"
 	"github.com/kiln-cloud/kiln/pkg/bus"
 	"github.com/kiln-cloud/kiln/pkg/catalog"
@@ -77,30 +76,20 @@ func (p *Parts) pullSources(ctx context.Context) error {
 // watch asks for the builds that nobody asks for in person.
 func (p *Parts) watch() *build.Watch {
 	desk := job.Desk{Jobs: p.DB, Tx: p.DB, Events: p.DB, Now: time.Now, NewID: uuid.NewString}
-	fixes := &advisory.Service{Desk: desk}
 	return &build.Watch{
-		Service: &build.Service{Desk: desk, Store: p.DB}, Catalog: p.DB, Fixes: p.DB, Log: p.Log, RefreshEvery: p.Config.Engine.AdvisoryInterval,
-		Refresh: func(ctx context.Context, by job.By) error {
-			_, err := fixes.Refresh(ctx, by)
-			return err
-		},
+		Service: &build.Service{Desk: desk, Store: p.DB}, Catalog: p.DB, Fixes: p.DB, Log: p.Log,
 	}
 }
 
 // campaigns moves campaigns and fires standing upgrade policies.
 func (p *Parts) campaigns() *campaign.Rounds {
 	desk := job.Desk{Jobs: p.DB, Tx: p.DB, Events: p.DB, Now: time.Now, NewID: uuid.NewString}
-	fixes := &advisory.Service{Desk: desk}
 	return &campaign.Rounds{
 		Service: &campaign.Service{Desk: desk, Store: p.DB, Upgrades: p.DB},
 		Catalog: &catalog.Service{Desk: desk, Store: p.DB}, Upgrade: &upgrade.Service{Desk: desk, Store: p.DB},
 		Planner:      &upgrade.Planning{Desk: desk, Plans: p.DB},
 		Chooser:      &campaign.Chooser{Store: p.DB, Catalog: p.DB, Glance: p.Glance},
-		RefreshEvery: p.Config.Engine.AdvisoryInterval, Settle: p.Config.Engine.PolicySettle, PolicyEvery: p.Config.Engine.TriggerInterval, Log: p.Log,
-		Refresh: func(ctx context.Context, by job.By) error {
-			_, err := fixes.Refresh(ctx, by)
-			return err
-		},
+		Settle: p.Config.Engine.PolicySettle, PolicyEvery: p.Config.Engine.TriggerInterval, Log: p.Log,
 	}
 }
 

@@ -158,9 +158,7 @@ func (a aptRoot) get(ctx context.Context, args ...string) ([]byte, error) {
 // lockSuites notes the state of each suite, by the InRelease files that apt has verified.
 func lockSuites(lock *deb.Lock, lists string, suites []deb.Suite) error {
 	for _, s := range suites {
-		_, rest, _ := strings.Cut(strings.TrimRight(s.Mirror, "/"), "://")
-		name := strings.ReplaceAll(rest+"/dists/"+s.Suite+"/InRelease", "/", "_")
-		data, err := os.ReadFile(filepath.Join(lists, name))
+		data, err := os.ReadFile(filepath.Join(lists, deb.AptFileName(strings.TrimRight(s.Mirror, "/")+"/dists/"+s.Suite+"/InRelease")))
 		if err != nil {
 			return errs.Wrap(err, errs.Unavailable, CodeMirror, "The suite %s has no InRelease; only repositories with one can be locked.", s.Suite)
 		}

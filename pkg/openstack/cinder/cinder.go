@@ -28,27 +28,34 @@ const pageSize = 1000
 // filters by what it keeps of the image only where its operator let it (resource_filters.json). It needs the admin
 // role. A cloud without a volume service has none: errs.Unavailable kiln.cinder.no_endpoint
 // (https://docs.openstack.org/api-ref/block-storage/v3/#list-accessible-volumes-with-details).
-func (c *Client) UsersOfImage(ctx context.Context, imageID string, _ ...string) ([]string, error) {
+func (c *Client) UsersOfImage(ctx context.Context, imageID string, _ ...string) (found []string, err error) {
+	err = c.each(ctx, func(v volumes.Volume) {
+		if v.VolumeImageMetadata["image_id"] == imageID {
+			found = append(found, v.ID)
+		}
+	})
+	return found, err
+}
+
+// each shows every volume of all projects.
+func (c *Client) each(ctx context.Context, see func(volumes.Volume)) error {
 	query := url.Values{"all_tenants": {"1"}, "limit": {strconv.Itoa(pageSize)}}
-	var found []string
 	for {
 		var page struct {
 			Volumes []volumes.Volume       `json:"volumes"`
 			Links   []struct{ Rel string } `json:"volumes_links"`
 		}
 		if err := c.service.Get(ctx, "volumes", "volumes/detail", query, &page); err != nil {
-			return nil, err
+			return err
 		}
 		for _, v := range page.Volumes {
 			if v.ID == "" {
-				return nil, errs.New(errs.Unavailable, "kiln.cinder.answer", "cinder gave a volume without an id")
+				return errs.New(errs.Unavailable, "kiln.cinder.answer", "cinder gave a volume without an id")
 			}
-			if v.VolumeImageMetadata["image_id"] == imageID {
-				found = append(found, v.ID)
-			}
+			see(v)
 		}
 		if len(page.Links) == 0 || len(page.Volumes) == 0 {
-			return found, nil
+			return nil
 		}
 		query.Set("marker", page.Volumes[len(page.Volumes)-1].ID)
 	}

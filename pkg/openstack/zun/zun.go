@@ -35,6 +35,9 @@ type container struct {
 	Reason string            `json:"status_reason"`
 	Host   string            `json:"host"`
 	Labels map[string]string `json:"labels"`
+
+	Image       string `json:"image"` // as its maker said it
+	ImageDriver string `json:"image_driver"`
 }
 
 func (c container) info() placement.ContainerInfo {
@@ -100,25 +103,34 @@ func (c *Client) ContainersByKey(ctx context.Context, projectID, value string) (
 // pageSize is Zun's default max_limit.
 const pageSize = 1000
 
-func (c *Client) list(ctx context.Context, projectID string, keep func(container) bool) ([]placement.ContainerInfo, error) {
-	service := c.service.ForProject(projectID)
-	query := url.Values{"limit": {strconv.Itoa(pageSize)}}
-	var found []placement.ContainerInfo
+func (c *Client) list(ctx context.Context, projectID string, keep func(container) bool) (found []placement.ContainerInfo, err error) {
+	err = each(ctx, c.service.ForProject(projectID), "containers", url.Values{}, func(k container) {
+		if keep(k) {
+			found = append(found, k.info())
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return found, nil
+}
+
+// each shows every container that a question finds, page by page.
+func each(ctx context.Context, service *openstack.Service, operation string, query url.Values, see func(container)) error {
+	query.Set("limit", strconv.Itoa(pageSize))
 	for {
 		var page struct {
 			Containers []container `json:"containers"`
 			Next       string      `json:"next"`
 		}
-		if err := service.Get(ctx, "containers", "containers", query, &page); err != nil {
-			return nil, err
+		if err := service.Get(ctx, operation, "containers", query, &page); err != nil {
+			return err
 		}
 		for _, k := range page.Containers {
-			if keep(k) {
-				found = append(found, k.info())
-			}
+			see(k)
 		}
 		if page.Next == "" || len(page.Containers) == 0 {
-			return found, nil
+			return nil
 		}
 		query.Set("marker", page.Containers[len(page.Containers)-1].UUID)
 	}

@@ -36,20 +36,13 @@ func (r *Rounds) policies(ctx context.Context) error {
 	}
 	r.policied = now
 	var all error
-	first := ""
 	for p, err := range listing.Rows(ctx, listing.All().Where("enabled", "true"), r.Store.ListUpgradePolicies, func(p Policy) string { return p.ID }) {
 		if err != nil {
 			return errors.Join(all, err)
 		}
-		if first == "" || p.ID < first {
-			first = p.ID
-		}
 		if err := r.policy(ctx, p); err != nil && !errs.Is(err, errs.NotFound) { // it may be gone by now
 			all = errors.Join(all, fmt.Errorf("upgrade policy %s of project %s: %w", p.Name, p.ProjectID, err))
 		}
-	}
-	if first != "" && r.RefreshEvery > 0 && r.Refresh != nil {
-		all = errors.Join(all, r.refresh(ctx, first))
 	}
 	return all
 }
@@ -178,26 +171,4 @@ func (r *Rounds) fire(ctx context.Context, id string) error {
 	}
 	r.Log.WithFields(logrus.Fields{"campaign": c.ID, "upgrade_policy": p.ID, "project_id": p.ProjectID}).Infof("upgrade policy %s made a campaign: %d images lack fixes", p.Name, len(n.images))
 	return r.tellPolicy(ctx, who, p, "fired")
-}
-
-// refresh reads the published fixes again where that was last done a while ago. The policy is any that all engines agree on:
-// its lock makes one of them do it.
-func (r *Rounds) refresh(ctx context.Context, policyID string) error {
-	due := func(ctx context.Context) (bool, error) {
-		q := listing.Query{Limit: 1, Sort: []listing.Key{{Field: "created_at", Desc: true}}}
-		last, err := r.Jobs.ListJobs(ctx, q.Where("kind", string(job.Advisories)))
-		return err == nil && (len(last) == 0 || last[0].State.Final() && r.Now().Sub(last[0].CreatedAt) >= r.RefreshEvery), err
-	}
-	if yes, err := due(ctx); err != nil || !yes {
-		return err
-	}
-	return r.Tx.InTx(ctx, func(ctx context.Context) error {
-		if err := r.Store.LockUpgradePolicy(ctx, policyID); err != nil {
-			return err
-		}
-		if yes, err := due(ctx); err != nil || !yes {
-			return err
-		}
-		return r.Refresh(ctx, job.By{RequestID: "req-" + r.NewID()})
-	})
 }

@@ -32,9 +32,6 @@ type Rounds struct {
 	Upgrade *upgrade.Service
 	Chooser *Chooser
 	Planner Planner // nil: nothing is planned and nothing shared
-	// Refresh starts reading the published fixes; it is called every RefreshEvery while a policy is enabled. 0 never calls it.
-	Refresh      func(ctx context.Context, by job.By) error
-	RefreshEvery time.Duration
 	// Settle is how long no further advisory may appear before a policy fires: those of one afternoon make one campaign.
 	Settle time.Duration
 	// PolicyEvery is how often policies are looked at; in every round where it is 0.

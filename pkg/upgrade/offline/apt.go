@@ -34,17 +34,8 @@ func checkRequest(req upgrade.Request) error {
 		return bad("no suite is named to take upgrades from")
 	}
 	for _, s := range req.Suites {
-		u, err := url.Parse(s.Mirror)
-		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || strings.ContainsAny(s.Mirror, " \t\r\n[]#") {
-			return bad("%q is no http address of a mirror", s.Mirror)
-		}
-		if len(s.Components) == 0 {
-			return bad("the suite %s has no components", s.Suite)
-		}
-		for _, word := range append([]string{s.Suite}, s.Components...) {
-			if !plainWord.MatchString(word) {
-				return bad("%q is no suite or component", word)
-			}
+		if problem := s.Problem(); problem != "" {
+			return bad("%s", problem)
 		}
 	}
 	same, err := sameFile(req.Original, req.Output)

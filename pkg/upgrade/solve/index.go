@@ -57,7 +57,7 @@ func readIndex(dir string, suites []suite, archs []string) (_ *index, err error)
 	for _, s := range suites {
 		for _, component := range s.Components {
 			for _, arch := range archs {
-				name := aptName(fmt.Sprintf("%s/dists/%s/%s/binary-%s/Packages", strings.TrimRight(s.Mirror, "/"), s.Suite.Suite, component, arch))
+				name := deb.AptFileName(fmt.Sprintf("%s/dists/%s/%s/binary-%s/Packages", strings.TrimRight(s.Mirror, "/"), s.Suite.Suite, component, arch))
 				f, err := os.Open(filepath.Join(dir, name))
 				if errors.Is(err, fs.ErrNotExist) {
 					continue // apt says which ones a suite must have
@@ -147,28 +147,11 @@ func sourceOf(field, name string) string {
 	return name
 }
 
-// aptName is the name of the file that apt keeps an address in (URItoFileName of apt-pkg/strutl.cc).
-func aptName(address string) string {
-	_, rest, _ := strings.Cut(address, "://")
-	var b strings.Builder
-	for _, c := range []byte(rest) {
-		switch {
-		case c == '/':
-			b.WriteByte('_')
-		case c <= ' ' || c >= 0x7f || strings.IndexByte(`\|{}[]<>"^~_=!@#$%^&*`, c) >= 0:
-			fmt.Fprintf(&b, "%%%02x", c)
-		default:
-			b.WriteByte(c)
-		}
-	}
-	return b.String()
-}
-
 // codename reads the Codename of a suite's release, which apt has verified.
 func codename(lists string, s upgrade.Suite) (string, error) {
 	base := strings.TrimRight(s.Mirror, "/") + "/dists/" + s.Suite + "/"
 	for _, file := range []string{"InRelease", "Release"} {
-		text, err := os.ReadFile(filepath.Join(lists, aptName(base+file)))
+		text, err := os.ReadFile(filepath.Join(lists, deb.AptFileName(base+file)))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

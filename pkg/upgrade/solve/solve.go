@@ -6,9 +6,7 @@ import (
 	"context"
 	"io"
 	"maps"
-	"net/url"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -167,17 +165,8 @@ func check(q upgrade.Question) error {
 		return bad("a plan needs a work folder")
 	}
 	for _, s := range q.Suites {
-		u, err := url.Parse(s.Mirror)
-		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || strings.ContainsAny(s.Mirror, " \t\r\n[]#") {
-			return bad("%q is no http address of a mirror", s.Mirror)
-		}
-		if len(s.Components) == 0 {
-			return bad("the suite %s has no components", s.Suite)
-		}
-		for _, word := range append([]string{s.Suite}, s.Components...) {
-			if !wordRule.MatchString(word) || word == "" || strings.Contains(word, "..") {
-				return bad("%q is no suite or component", word)
-			}
+		if problem := s.Problem(); problem != "" {
+			return bad("%s", problem)
 		}
 	}
 	return q.Policy.Check()

@@ -5,7 +5,6 @@ package lists
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,7 +45,7 @@ func (s *Shelf) Lay(ctx context.Context, suites []upgrade.Suite, archs, installe
 			}
 			base := strings.TrimRight(suite.Mirror, "/") + "/dists/" + suite.Suite + "/"
 			if i == 0 {
-				if err := os.WriteFile(filepath.Join(dir, aptName(base+"InRelease")), signed.InRelease, 0o644); err != nil {
+				if err := os.WriteFile(filepath.Join(dir, deb.AptFileName(base+"InRelease")), signed.InRelease, 0o644); err != nil {
 					return broken(err)
 				}
 			}
@@ -55,7 +54,7 @@ func (s *Shelf) Lay(ctx context.Context, suites []upgrade.Suite, archs, installe
 				if err != nil {
 					return err
 				}
-				found.file = filepath.Join(dir, aptName(base+l.Name))
+				found.file = filepath.Join(dir, deb.AptFileName(base+l.Name))
 				all = append(all, found)
 			}
 		}
@@ -149,21 +148,4 @@ func relations(value string, name func(string)) {
 			name(part)
 		}
 	}
-}
-
-// aptName is the name that apt gives to the file of an address (URItoFileName of apt-pkg/strutl.cc).
-func aptName(address string) string {
-	_, rest, _ := strings.Cut(address, "://")
-	var b strings.Builder
-	for _, c := range []byte(rest) {
-		switch {
-		case c == '/':
-			b.WriteByte('_')
-		case c <= ' ' || c >= 0x7f || strings.IndexByte(`\|{}[]<>"^~_=!@#$%^&*`, c) >= 0:
-			fmt.Fprintf(&b, "%%%02x", c)
-		default:
-			b.WriteByte(c)
-		}
-	}
-	return b.String()
 }
