@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -55,7 +56,7 @@ func (b *worker) kiln(ctx context.Context, original string, share []upgrade.Pack
 	begin := time.Now()
 	report, err := b.upgrader.Upgrade(ctx, upgrade.Request{
 		Original: original, OriginalFormat: disk.Qcow2, Suites: b.suites, WorkDir: work,
-		Output: filepath.Join(work, "out.qcow2"), OutputFormat: disk.Qcow2, Share: share, Log: io.Discard,
+		Output: filepath.Join(work, "out.qcow2"), OutputFormat: disk.Qcow2, Share: share, Log: b.log,
 	})
 	if err != nil {
 		return outcome{}, report, err
@@ -99,28 +100,41 @@ func oneKiln(ctx context.Context, b *bench) (outcome, error) {
 }
 
 func batchKiln(ctx context.Context, b *bench) (outcome, error) {
-	f, err := b.fleet()
-	if err != nil {
-		return outcome{}, err
-	}
-	images := make([]string, len(f.Variants))
-	for i := range images {
-		images[i] = f.Path(i)
-	}
-	return b.batch(ctx, images)
+	return b.batch(ctx, len(variants), func(context.Context, int) ([]string, error) {
+		return b.originals(len(variants))
+	})
 }
 
 func manyKiln(ctx context.Context, b *bench) (outcome, error) {
-	images, err := b.layOut(ctx, many)
-	if err != nil {
-		return outcome{}, err
-	}
-	return b.batch(ctx, images)
+	return b.batch(ctx, many, func(ctx context.Context, from int) ([]string, error) {
+		return b.layOut(ctx, from, min(from+laidOut, many))
+	})
 }
 
-// batch plans all images and upgrades them as a campaign does, with nothing kept but the package files.
-func (b *bench) batch(ctx context.Context, images []string) (outcome, error) {
+// originals are the paths of n images: the eight, again and again.
+func (b *bench) originals(n int) ([]string, error) {
+	f, err := b.fleet()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]string, n)
+	for i := range out {
+		out[i] = f.Path(i)
+	}
+	return out, nil
+}
+
+// laidOut is how many images lie on the disk at a time: fifty would take as many gigabytes.
+const laidOut = 10
+
+// batch plans all images and upgrades them as a campaign does, with nothing kept but the package files. The images come
+// in groups, and laying them out is not counted. What is planned with is in the originals.
+func (b *bench) batch(ctx context.Context, n int, lay func(ctx context.Context, from int) ([]string, error)) (outcome, error) {
 	if err := os.RemoveAll(b.keep()); err != nil {
+		return outcome{}, err
+	}
+	originals, err := b.originals(n)
+	if err != nil {
 		return outcome{}, err
 	}
 	begin := time.Now()
@@ -128,27 +142,37 @@ func (b *bench) batch(ctx context.Context, images []string) (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	shares, plans, err := w.plans(ctx, images)
+	shares, plans, err := w.plans(ctx, originals)
 	if err != nil {
 		return outcome{}, err
 	}
 	planned := time.Since(begin).Seconds()
 	var t totals
-	out, err := inParallel(ctx, len(images), func(ctx context.Context, i int) (outcome, error) {
-		o, report, err := w.kiln(ctx, images[i], shares[images[i]])
-		if err == nil {
-			t.add(report)
+	out := outcome{Images: n, Seconds: planned}
+	for from := 0; from < n; {
+		images, err := lay(ctx, from)
+		if err != nil {
+			return outcome{}, err
 		}
-		o.Note = ""
-		return o, err
-	})
-	out.Seconds += planned
+		part, err := inParallel(ctx, len(images), func(ctx context.Context, i int) (outcome, error) {
+			o, report, err := w.kiln(ctx, images[i], shares[from+i])
+			if err == nil {
+				t.add(report)
+			}
+			o.Note = ""
+			return o, err
+		})
+		if err != nil {
+			return outcome{}, err
+		}
+		out.Seconds, out.Packages, from = out.Seconds+part.Seconds, part.Packages, from+len(images)
+	}
 	out.Note = fmt.Sprintf("planning %.1f s; %s; %s", planned, running(plans), t.text())
-	return out, err
+	return out, nil
 }
 
 // plans answers what each image shares with others of its batch.
-func (b *worker) plans(ctx context.Context, images []string) (map[string][]upgrade.PackageRef, []upgrade.Plan, error) {
+func (b *worker) plans(ctx context.Context, images []string) ([][]upgrade.PackageRef, []upgrade.Plan, error) {
 	planner, err := solve.New(solve.Config{Dir: filepath.Join(b.dir, "lists"), Proxy: b.proxy})
 	if err != nil {
 		return nil, nil, err
@@ -165,17 +189,21 @@ func (b *worker) plans(ctx context.Context, images []string) (map[string][]upgra
 			return outcome{}, err
 		}
 		plans[i], err = planner.Plan(ctx, upgrade.Question{
-			ImageID: images[i], Release: release, Architecture: "amd64", State: state, Suites: b.suites, WorkDir: work, Log: io.Discard,
+			ImageID: strconv.Itoa(i), Release: release, Architecture: "amd64", State: state, Suites: b.suites, WorkDir: work, Log: io.Discard,
 		})
 		return outcome{}, err
 	})
 	if err != nil {
 		return nil, nil, err
 	}
-	shares := map[string][]upgrade.PackageRef{}
+	shares := make([][]upgrade.PackageRef, len(images))
 	for _, batch := range upgrade.Batches(plans) {
-		for _, image := range batch.ImageIDs {
-			shares[image] = batch.Share
+		for _, id := range batch.ImageIDs {
+			i, err := strconv.Atoi(id)
+			if err != nil {
+				return nil, nil, err
+			}
+			shares[i] = batch.Share
 		}
 	}
 	return shares, plans, planner.Close()

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -46,17 +47,19 @@ var contenders = []contender{
 	{"batch-plain", "batch", "plain, 8 images, 2 at a time", "", 1, nil, batchPlain},
 	{"batch-kiln", "batch", "Kiln, 8 images, 2 at a time, all costs in", "batch-plain", 1, nil, batchKiln},
 	{"many-kiln", "many", "Kiln, 50 images, 2 at a time, all costs in", "batch-plain", 1, nil, manyKiln},
-	{"virt-customize", "foreign", "virt-customize --update (QEMU's TCG)", "", 1, []string{"virt-customize"}, virtCustomize},
+	{"virt-customize", "foreign", "virt-customize --update (QEMU's " + strings.ToUpper(accelerator()) + ")", "", 1, []string{"virt-customize"}, virtCustomize},
+	{"boot", "foreign", "boot a copy, dist-upgrade in it, shut it down (QEMU's " + strings.ToUpper(accelerator()) + ")", "", 1, []string{"qemu-system-x86_64"}, bootAndUpgrade},
 }
 
 func main() {
 	dir := flag.String("dir", "", "folder on a disk with 60 GB; made and removed where left out")
 	cache := flag.String("cache", "", "folder that keeps packages and images from run to run; below the user's cache where left out")
 	run := flag.String("run", "", "one contender, in this process (used by the program itself)")
+	log := flag.String("log", "", "file for what Kiln's upgrades say, one after another; nowhere where left out")
 	which := flag.String("bench", "", "comma list of one, batch, many, foreign; all where left out")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	err := start(ctx, *dir, *cache, *run, *which)
+	err := start(ctx, *dir, *cache, *run, *which, *log)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -64,7 +67,7 @@ func main() {
 	}
 }
 
-func start(ctx context.Context, dir, cache, run, which string) (err error) {
+func start(ctx context.Context, dir, cache, run, which, log string) (err error) {
 	if cache == "" {
 		if cache, err = os.UserCacheDir(); err != nil {
 			return err
@@ -77,7 +80,15 @@ func start(ctx context.Context, dir, cache, run, which string) (err error) {
 		}
 		defer os.RemoveAll(dir) //nolint:errcheck // what stays is below /var/tmp
 	}
-	b := &bench{dir: dir, cache: cache}
+	b := &bench{dir: dir, cache: cache, log: io.Discard}
+	if log != "" {
+		f, err := os.Create(log)
+		if err != nil {
+			return err
+		}
+		defer f.Close() //nolint:errcheck // a log
+		b.log = f
+	}
 	if run != "" {
 		i := slices.IndexFunc(contenders, func(c contender) bool { return c.name == run })
 		if i < 0 {

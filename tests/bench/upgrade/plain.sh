@@ -20,15 +20,16 @@ unshare --mount --propagation private sh -euc '
 	cp "$root/etc/apt/sources.list" "$work/sources.before" 2>/dev/null || : >"$work/sources.before"
 	printf "%s\n" "$2" >"$root/etc/apt/sources.list"
 	printf "#!/bin/sh\nexit 101\n" >"$root/usr/sbin/policy-rc.d"; chmod 755 "$root/usr/sbin/policy-rc.d"
+	chroot "$root" dpkg-query -W | sort >"$work/packages.before"
 	chroot "$root" env DEBIAN_FRONTEND=noninteractive apt-get -q update
 	chroot "$root" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Dpkg::Options::=--force-confold dist-upgrade
 	chroot "$root" apt-get clean
 	rm -f "$root/usr/sbin/policy-rc.d"; rm -rf "$root"/var/lib/apt/lists/*
 	cp "$work/sources.before" "$root/etc/apt/sources.list"
-	chroot "$root" dpkg-query -W >"$work/packages"
+	chroot "$root" dpkg-query -W | sort >"$work/packages"
 	rm -rf "$root/${work#/}"
 	umount "$root/tmp" "$root/run" "$root/sys" "$root/proc" "$root/dev" "$root"
 	umount /dev' sh "$work" "$sources" >&2
 qemu-img convert -f raw -O qcow2 "$work/disk.raw" "$out"
-wc -l <"$work/packages" >&3
+comm -13 "$work/packages.before" "$work/packages" | wc -l >&3
 rm -f "$work/disk.raw"

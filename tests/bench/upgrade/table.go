@@ -16,7 +16,7 @@ func table(to io.Writer, rows []row) error {
 	for _, r := range rows {
 		at[r.name] = r
 	}
-	fmt.Fprintf(out, "\n%s; guests of virt-customize under QEMU's TCG, no ratio is claimed against them\n\n", measure.Machine())
+	fmt.Fprintf(out, "\n%s; no ratio is claimed against what runs in a guest: the accelerator decides it\n\n", measure.Machine())
 	fmt.Fprintln(lines, "what\timages\tpackages\twall s\ts an image\tCPU s\tpeak MB\ttimes faster than plain\t")
 	for _, r := range rows {
 		if r.note != "" {
