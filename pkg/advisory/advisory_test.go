@@ -254,3 +254,15 @@ func FuzzFiles(f *testing.F) {
 		span.Gap(nil, fixes, files)
 	})
 }
+
+// TestKindOfFacts: the database that was found counts more than the name of a system that nobody knows.
+func TestKindOfFacts(t *testing.T) {
+	for _, way := range []struct{ kind, os, want string }{
+		{"rpm", "made-up", advisory.RPM}, {"apk", "made-up", advisory.APK}, {"deb", "made-up", advisory.Deb}, {"", "fedora", advisory.RPM}, {"", "debian", advisory.Deb},
+	} {
+		facts := &catalog.Facts{PackageKind: way.kind, OS: catalog.OSRelease{ID: way.os}}
+		if got := advisory.SystemOf(catalog.Image{Facts: facts}).Kind; got != way.want {
+			t.Errorf("%v: %s", way, got)
+		}
+	}
+}

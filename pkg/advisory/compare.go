@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/kiln-cloud/kiln/pkg/apk"
+	"github.com/kiln-cloud/kiln/pkg/catalog"
 	"github.com/kiln-cloud/kiln/pkg/deb"
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/rpm"
@@ -28,6 +29,14 @@ func KindOf(os string) string {
 		return APK
 	}
 	return Deb
+}
+
+// KindOfFacts is the kind of an image's packages: of the database that was found in it, else that of its operating system.
+func KindOfFacts(f *catalog.Facts) string {
+	if f.PackageKind != "" {
+		return f.PackageKind
+	}
+	return KindOf(f.OS.ID)
 }
 
 // Compare orders two versions by the rules of their kind of packages: negative, zero or positive. A text that is no

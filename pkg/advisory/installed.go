@@ -44,7 +44,7 @@ func plain(text string, least, most int) bool {
 // SystemOf is an image as fixes are compared with it.
 func SystemOf(i catalog.Image) System {
 	o := i.Facts.OS
-	return System{ImageID: i.ID, ProjectID: i.ProjectID, Kind: KindOf(o.ID), OS: short(o.ID), Release: short(o.Codename), VersionID: short(o.VersionID), Architecture: short(i.Facts.Architecture)}
+	return System{ImageID: i.ID, ProjectID: i.ProjectID, Kind: KindOfFacts(i.Facts), OS: short(o.ID), Release: short(o.Codename), VersionID: short(o.VersionID), Architecture: short(i.Facts.Architecture)}
 }
 
 // short is a word of os-release; one that is too long, or no word, is nobody's release.

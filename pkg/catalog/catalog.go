@@ -143,6 +143,7 @@ type Facts struct {
 	CloudInit      bool      `json:"cloud_init"`
 	MachineID      string    `json:"machine_id"` // empty, uninitialized, set, missing
 	Packages       []Package `json:"packages"`
+	PackageKind    string    `json:"package_kind,omitempty"` // deb, rpm, apk; "" where no database of packages was found
 
 	Firmware    string      `json:"firmware"`     // what the disk can boot with: bios, uefi, both, none
 	CommandLine string      `json:"command_line"` // that the boot loader gives the kernel
@@ -175,7 +176,8 @@ type Package struct {
 	Source       string `json:"source"` // source package name
 
 	SourceVersion string   `json:"source_version,omitempty"` // where it is not Version
-	Licenses      []string `json:"licenses,omitempty"`       // as its copyright file names them; empty where that is prose
+	Licenses      []string `json:"licenses,omitempty"`       // as its copyright file, or its header, names them; empty where that is prose
+	Vendor        string   `json:"vendor,omitempty"`         // who packaged it, by an rpm package's own word
 }
 
 // ImageState says whether the facts of an image are known.

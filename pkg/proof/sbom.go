@@ -47,6 +47,7 @@ func (p pkg) sourceVersion() string {
 // packages are those of the facts, by name, each once: dpkg's list is the image's word and may say a thing twice.
 func packages(facts *catalog.Facts) []pkg {
 	out := make([]pkg, 0, len(facts.Packages))
+	names := namesOf(facts)
 	for _, p := range facts.Packages {
 		source := p.Source
 		if source == "" {
@@ -54,46 +55,14 @@ func packages(facts *catalog.Facts) []pkg {
 		}
 		one := pkg{Package: p, licenses: licenses(p.Licenses)}
 		one.Source = source
-		one.purl = purl(facts.OS, p.Name, p.Version, "arch="+escape(p.Architecture), distro(facts.OS), upstream(p, source))
-		one.sourcePurl = purl(facts.OS, source, one.sourceVersion(), "arch=source", distro(facts.OS))
+		one.purl = names.purl(p.Name, p.Version, p.Architecture, names.upstream(p, source))
+		one.sourcePurl = names.purl(source, one.sourceVersion(), names.sourceArch(), "")
 		out = append(out, one)
 	}
 	slices.SortFunc(out, func(a, b pkg) int {
 		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Version, b.Version), strings.Compare(a.Architecture, b.Architecture), strings.Compare(a.purl, b.purl))
 	})
 	return slices.CompactFunc(out, func(a, b pkg) bool { return a.purl == b.purl })
-}
-
-// purl names a Debian package (https://github.com/package-url/purl-spec/blob/main/types-doc/deb-definition.md). Qualifiers come
-// in the order of their keys; empty ones are left out.
-func purl(os catalog.OSRelease, name, version string, qualifiers ...string) string {
-	vendor := os.ID
-	if vendor == "" {
-		vendor = "debian"
-	}
-	qualifiers = slices.DeleteFunc(qualifiers, func(q string) bool { return q == "" || strings.HasSuffix(q, "=") })
-	return "pkg:deb/" + escape(strings.ToLower(vendor)) + "/" + escape(strings.ToLower(name)) + "@" + escape(version) + "?" + strings.Join(qualifiers, "&")
-}
-
-func distro(os catalog.OSRelease) string {
-	switch {
-	case os.ID != "" && os.VersionID != "":
-		return "distro=" + escape(os.ID+"-"+os.VersionID)
-	case os.Codename != "":
-		return "distro=" + escape(os.Codename)
-	}
-	return ""
-}
-
-// upstream names the source package where it is not the package itself, as scanners look for it.
-func upstream(p catalog.Package, source string) string {
-	switch {
-	case p.SourceVersion != "" && p.SourceVersion != p.Version:
-		return "upstream=" + escape(source+"@"+p.SourceVersion)
-	case source != p.Name:
-		return "upstream=" + escape(source)
-	}
-	return ""
 }
 
 // escape percent-encodes all but letters, digits and ".-_~:" (purl-spec, "character encoding").

@@ -10,8 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kiln-cloud/kiln/pkg/advisory"
 	"github.com/kiln-cloud/kiln/pkg/catalog"
-	"github.com/kiln-cloud/kiln/pkg/deb"
 	"github.com/kiln-cloud/kiln/pkg/errs"
 )
 
@@ -148,7 +148,7 @@ func byKey(f *catalog.Facts) map[packageKey]catalog.Package {
 
 func packages(a, b *catalog.Facts) []Package {
 	old, new := byKey(a), byKey(b) //nolint:predeclared // the pair is read as one
-	out := []Package{}
+	out, kind := []Package{}, advisory.KindOfFacts(b)
 	for key, p := range old {
 		now, ok := new[key]
 		switch {
@@ -156,7 +156,7 @@ func packages(a, b *catalog.Facts) []Package {
 			out = append(out, Package{Name: p.Name, Architecture: p.Architecture, Source: p.Source, Change: Removed, From: p.Version})
 		case now.Version != p.Version:
 			change := Upgraded
-			if c, err := deb.Compare(p.Version, now.Version); err == nil && c > 0 {
+			if c, err := advisory.Compare(kind, p.Version, now.Version); err == nil && c > 0 {
 				change = Downgraded
 			}
 			out = append(out, Package{Name: p.Name, Architecture: p.Architecture, Source: now.Source, Change: change, From: p.Version, To: now.Version})
@@ -187,7 +187,7 @@ func rank(urgency string) int {
 // what somebody noted as pending for it, which may be older.
 func fixed(a, b *catalog.Facts, lacks []Lack) []Fix {
 	had, has := versionsByName(a), versionsByName(b)
-	merged := map[string]*Fix{}
+	merged, kind := map[string]*Fix{}, advisory.KindOfFacts(b)
 	for _, l := range lacks {
 		from, known := had[l.Package]
 		to, there := has[l.Package]
@@ -195,7 +195,7 @@ func fixed(a, b *catalog.Facts, lacks []Lack) []Fix {
 			continue // what was noted is of another reading of the disk
 		}
 		if there {
-			if c, err := deb.Compare(to, l.Fixed); err != nil || c < 0 {
+			if c, err := advisory.Compare(kind, to, l.Fixed); err != nil || c < 0 {
 				continue
 			}
 		}
@@ -224,10 +224,10 @@ func fixed(a, b *catalog.Facts, lacks []Lack) []Fix {
 
 // versionsByName is the lowest version of each package: of two architectures the older one counts.
 func versionsByName(f *catalog.Facts) map[string]string {
-	out := make(map[string]string, len(f.Packages))
+	out, kind := make(map[string]string, len(f.Packages)), advisory.KindOfFacts(f)
 	for _, p := range f.Packages {
 		if v, ok := out[p.Name]; ok {
-			if c, err := deb.Compare(v, p.Version); err == nil && c <= 0 {
+			if c, err := advisory.Compare(kind, v, p.Version); err == nil && c <= 0 {
 				continue
 			}
 		}

@@ -341,3 +341,25 @@ func TestHostileWords(t *testing.T) {
 		t.Error(page)
 	}
 }
+
+// TestOtherKinds: what is a later version is for the packages' own rules to say.
+func TestOtherKinds(t *testing.T) {
+	side := func(kind, version, fixed string) diff.Input {
+		return input(version, catalog.Facts{PackageKind: kind, Packages: []catalog.Package{p("lib", version), p("tool", fixed)}}, 1)
+	}
+	for _, way := range []struct{ kind, later, earlier string }{
+		{"rpm", "1.0^git1-1.el9", "1.0-1.el9"}, {"rpm", "1:1.0-1", "2.0-1"}, {"apk", "1.0_p1-r0", "1.0-r3"}, {"apk", "1.0-r3", "1.0_rc1-r4"},
+	} {
+		lacks := []diff.Lack{{Package: "tool", Fixed: way.later, CVEs: []string{"CVE-2026-1"}}}
+		r, err := diff.Compare(side(way.kind, way.later, way.earlier), side(way.kind, way.earlier, way.later), lacks)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(r.Packages) != 2 || r.Packages[0].Change != diff.Downgraded || r.Packages[1].Change != diff.Upgraded {
+			t.Errorf("%v: %+v", way, r.Packages)
+		}
+		if len(r.Fixed) != 1 {
+			t.Errorf("%v: fixed %+v", way, r.Fixed)
+		}
+	}
+}

@@ -198,7 +198,7 @@ func readSystem(facts *catalog.Facts, fsys fileSystem) (status []byte, err error
 func readPackages(facts *catalog.Facts, fsys fileSystem) (status []byte, err error) {
 	status, err = fsys.ReadFile("/var/lib/dpkg/status", maxStatus)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil // no Debian: facts without packages
+		return nil, readOtherPackages(facts, fsys)
 	}
 	if err != nil {
 		return nil, err
@@ -207,6 +207,7 @@ func readPackages(facts *catalog.Facts, fsys fileSystem) (status []byte, err err
 	if err != nil {
 		return nil, fmt.Errorf("/var/lib/dpkg/status: %w", err)
 	}
+	facts.PackageKind = "deb"
 	for _, p := range all {
 		if !p.Installed() {
 			continue

@@ -68,7 +68,7 @@ func debianFacts() *catalog.Facts {
 		Architecture: "amd64", DiskFormat: "raw", VirtualSize: 32 << 20, MinDiskGiB: 1, PartitionTable: "none",
 		FileSystem: "ext4", RootUUID: rootUUID, BootLoader: "grub", CloudInit: true, MachineID: "empty",
 		Kernels: []string{"6.1.0-9-cloud-amd64", "6.1.0-10-cloud-amd64"}, Initrds: []string{"6.1.0-9-cloud-amd64"},
-		Packages: []catalog.Package{
+		PackageKind: "deb", Packages: []catalog.Package{
 			{Name: "dpkg", Version: "1.21.22", Architecture: "amd64", Source: "dpkg"},
 			{Name: "cloud-init", Version: "22.4.2-1", Architecture: "all", Source: "cloud-init"},
 			{Name: "libssl3", Version: "3.0.15-1~deb12u1", Architecture: "amd64", Source: "openssl"},

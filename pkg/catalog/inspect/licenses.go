@@ -16,6 +16,9 @@ const (
 // (https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/). Packages of one source share one text as a
 // rule, and often a link to it; each file is read once.
 func readLicenses(facts *catalog.Facts, fsys fileSystem) error {
+	if facts.PackageKind != "deb" {
+		return nil // what is known of them came with the packages
+	}
 	for i := range facts.Packages {
 		text, err := optional(fsys, "/usr/share/doc/"+facts.Packages[i].Name+"/copyright", maxCopyright)
 		if err != nil {

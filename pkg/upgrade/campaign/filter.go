@@ -90,7 +90,7 @@ type wanted struct {
 	name, op, version string
 }
 
-var wantedForm = regexp.MustCompile(`^([a-z0-9][a-z0-9+.-]{0,127})(?:\s*(<=|<<|<|>=|>>|>|=)\s*(\S{1,128}))?$`)
+var wantedForm = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9+._-]{0,127})(?:\s*(<=|<<|<|>=|>>|>|=)\s*(\S{1,128}))?$`)
 
 func parseWanted(text string) (wanted, error) {
 	m := wantedForm.FindStringSubmatch(strings.TrimSpace(text))
@@ -99,15 +99,17 @@ func parseWanted(text string) (wanted, error) {
 	}
 	w := wanted{m[1], m[2], m[3]}
 	if w.op != "" {
-		if _, err := deb.Compare(w.version, w.version); err != nil {
+		// Versions of rpm and apk also have characters that those of Debian have not.
+		plain := strings.NewReplacer("^", "~", "_", "~").Replace(w.version)
+		if _, err := deb.Compare(plain, plain); err != nil {
 			return w, err
 		}
 	}
 	return w, nil
 }
 
-// met reports whether the package is installed as wanted.
-func (w wanted) met(packages []catalog.Package) bool {
+// met reports whether the package is installed as wanted, by the rules of its kind of packages.
+func (w wanted) met(kind string, packages []catalog.Package) bool {
 	for _, p := range packages {
 		if p.Name != w.name {
 			continue
@@ -115,7 +117,7 @@ func (w wanted) met(packages []catalog.Package) bool {
 		if w.op == "" {
 			return true
 		}
-		c, err := deb.Compare(p.Version, w.version)
+		c, err := advisory.Compare(kind, p.Version, w.version)
 		if err != nil {
 			continue
 		}
@@ -171,7 +173,7 @@ func (f Filter) ofFacts(facts *catalog.Facts) bool {
 		return true
 	}
 	w, err := parseWanted(f.Package)
-	return err == nil && w.met(facts.Packages)
+	return err == nil && w.met(advisory.KindOfFacts(facts), facts.Packages)
 }
 
 // ofLacks says whether what the image lacks is chosen.
