@@ -38,8 +38,12 @@ func (r *run) ramDisks(ctx context.Context, root *os.Root, versions []string) er
 	if len(left) == 0 {
 		return nil
 	}
-	return r.tool(ctx, sandbox.Spec{Args: append([]string{"/bin/sh", controlInside + "/finish"}, left...), RootDisk: r.rootDisk()})
+	return r.tool(ctx, sandbox.Spec{Args: append([]string{"/bin/sh", controlInside + "/finish"}, left...), Env: ramDiskEnv(), RootDisk: r.rootDisk()})
 }
+
+// ramDiskEnv are variables for update-initramfs. Without SHELL each bash reads the users for it, and what is made would depend
+// on them; nothing in an initial RAM disk's making looks at it.
+func ramDiskEnv() []string { return []string{"SHELL=/bin/sh"} }
 
 // ramDisk is false where the image's own program has to do it in the image.
 func (r *run) ramDisk(ctx context.Context, root *os.Root, version string) (bool, error) {
@@ -55,7 +59,7 @@ func (r *run) ramDisk(ctx context.Context, root *os.Root, version string) (bool,
 	if err := unix.Uname(&host); err != nil {
 		return false, errs.Wrap(err, errs.Internal, CodeRequest, "the host's kernel does not say its name")
 	}
-	family := reuse.Family("initial RAM disk 1", runtime.GOARCH, unix.ByteSliceToString(host.Release[:]), r.facts.FileSystem, mode, version)
+	family := reuse.Family("initial RAM disk 2", runtime.GOARCH, unix.ByteSliceToString(host.Release[:]), r.facts.FileSystem, mode, version)
 	kept, why, err := cache.Find(ctx, family, root)
 	if err != nil {
 		return false, err
@@ -81,7 +85,7 @@ func (r *run) makeRAMDisk(ctx context.Context, root *os.Root, family, mode, vers
 	defer func() { err = errors.Join(err, layer.close(ctx)) }()
 	var looks reuse.Looks
 	var output tailBuffer
-	spec := sandbox.Spec{Args: []string{"/usr/sbin/update-initramfs", mode, "-k", version}, RootDisk: r.rootDisk(), Trace: looks.See}
+	spec := sandbox.Spec{Args: []string{"/usr/sbin/update-initramfs", mode, "-k", version}, Env: ramDiskEnv(), RootDisk: r.rootDisk(), Trace: looks.See}
 	if err := r.inTree(ctx, layer.merged, io.MultiWriter(r.log, &output), spec); err != nil {
 		return false, aptError(err, output.String())
 	}

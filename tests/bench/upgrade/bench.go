@@ -203,7 +203,7 @@ func (b *bench) layOut(ctx context.Context, from, to int) ([]string, error) {
 // accelerator is what guests run with here.
 func accelerator() string {
 	if f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0); err == nil {
-		f.Close() //nolint:errcheck,gosec // only opened
+		f.Close() //nolint:errcheck // only opened
 		return "kvm"
 	}
 	return "tcg"

@@ -8,10 +8,11 @@ if ! ls /boot/vmlinuz-* >/dev/null 2>&1; then
 	qemu-img convert -f qcow2 -O raw "$image" "$work/kernel.raw"
 	disk="$work/kernel.raw?offset=2097152"
 	version=$(debugfs -R "ls -p /boot" "$disk" | tr / '\n' | sed -n 's/^vmlinuz-//p' | head -n 1)
-	mkdir -p "$work/modules"
+	rm -rf "$work/modules"; mkdir "$work/modules"
 	debugfs -R "rdump /usr/lib/modules/$version $work/modules" "$disk" >&2
 	debugfs -R "dump /boot/vmlinuz-$version $work/vmlinuz" "$disk" >&2
 	rm "$work/kernel.raw"
+	mkdir -p /lib/modules # supermin looks at it, whatever its environment says
 	export SUPERMIN_KERNEL="$work/vmlinuz" SUPERMIN_MODULES="$work/modules/$version" SUPERMIN_KERNEL_VERSION="$version"
 fi
 virt-filesystems -a "$image" >&2 # makes its machine, once

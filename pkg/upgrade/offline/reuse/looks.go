@@ -4,7 +4,7 @@
 // What it looked at comes from a trace (sandbox.Spec.Trace): content of what was read or run, names of what was listed,
 // targets of links, owner and mode of what was asked about, and that nothing is there where nothing was found. Times and
 // inode numbers are left out: they differ between any two images, and of what is kept only the times of the files in it
-// could depend on them.
+// could depend on them. What is known to count only in part is in eased.go.
 package reuse
 
 import (
@@ -19,9 +19,14 @@ import (
 
 // Looks collects what a command looks at. Its zero value is ready; See may be called from several goroutines.
 type Looks struct {
+	// Reader tells the executable and the command line of a process that waits for See; nil: the kernel does.
+	Reader func(process int) (program string, args []string)
+
 	mu      sync.Mutex
 	seen    map[look]bool // value: the content too
 	roots   map[look]bool // that processes made for themselves
+	listed  map[look]map[listing]int
+	loader  map[look]bool // loaderCache, by the names that lead to it
 	unknown bool
 	devices bool
 }
@@ -40,7 +45,7 @@ func (l *Looks) See(a sandbox.Access) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.seen == nil {
-		l.seen, l.roots = map[look]bool{}, map[look]bool{}
+		l.seen, l.roots, l.listed, l.loader = map[look]bool{}, map[look]bool{}, map[look]map[listing]int{}, map[look]bool{}
 	}
 	if a.Kind == sandbox.Unknown {
 		l.unknown = true
@@ -61,7 +66,7 @@ func (l *Looks) See(a sandbox.Access) {
 	}
 	at := look{Path: name, Follow: !a.NoFollow}
 	content := a.Kind == sandbox.Read || a.Kind == sandbox.Exec || a.Kind == sandbox.List
-	l.seen[at] = l.seen[at] || content
+	l.seen[at] = l.seen[at] || content && !l.eased(at, a)
 	if a.Kind == sandbox.Write || a.Kind == sandbox.Change {
 		parent := look{Path: path.Dir(name), Follow: true} // without it the call would fail
 		l.seen[parent] = l.seen[parent] || false

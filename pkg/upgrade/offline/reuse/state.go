@@ -25,8 +25,9 @@ const CodeReuse = "kiln.upgrade.reuse"
 // input is a look with what was found.
 type input struct {
 	look
-	Content bool   `json:"c,omitempty"`
-	State   string `json:"s"`
+	Content bool     `json:"c,omitempty"`
+	Only    []string `json:"o,omitempty"` // what counts of the content: patterns of names in a folder, or names of libraries
+	State   string   `json:"s"`
 }
 
 const absent = "absent"
@@ -37,16 +38,17 @@ const maxInput = 1 << 30
 // states finds out how the looks are in a tree. Names below what is not there are left out: they cannot be there.
 func states(ctx context.Context, root *os.Root, l *Looks, ignored []string) ([]input, error) {
 	var inputs []input
-	for _, at := range l.sorted() {
-		if !below(at.Path, ignored) {
-			inputs = append(inputs, input{look: at, Content: l.seen[at]})
-		}
-	}
 	dir, err := root.Open(".")
 	if err != nil {
 		return nil, unreadable(err, "/")
 	}
 	defer dir.Close() //nolint:errcheck // read only
+	for _, at := range l.sorted() {
+		if !below(at.Path, ignored) {
+			inputs = append(inputs, input{look: at, Content: l.seen[at]})
+		}
+	}
+	l.ease(int(dir.Fd()), inputs)
 	for at := range l.roots {
 		// In a root that the command made itself there is nothing of the image. In another one, names have other meanings.
 		if was, err := state(int(dir.Fd()), input{look: at}); err != nil || was != absent {
@@ -119,9 +121,12 @@ func each(ctx context.Context, inputs []input, f func(*input) error) error {
 	return context.Cause(ctx)
 }
 
+// inImage resolves names as the kernel does for a process whose root is the image.
+const inImage = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV
+
 // state tells how a name is below a root. Links are resolved as the kernel does for a process with that root.
 func state(root int, in input) (string, error) {
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV}
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: inImage}
 	if !in.Follow {
 		how.Flags |= unix.O_NOFOLLOW
 	}
@@ -147,6 +152,12 @@ func state(root int, in input) (string, error) {
 		}
 		return text + " " + string(target[:n]), nil
 	case unix.S_IFREG:
+		if in.Content && in.Only != nil {
+			sum, ok, err := cached(root, in)
+			if ok || err != nil {
+				return text + " " + sum, err
+			}
+		}
 		text += fmt.Sprintf(" %d", st.Size)
 		if in.Content && st.Size > 0 {
 			sum, err := content(root, in.Path, how)
@@ -154,7 +165,7 @@ func state(root int, in input) (string, error) {
 		}
 	case unix.S_IFDIR:
 		if in.Content {
-			sum, err := listing(root, in.Path, how)
+			sum, err := folder(root, in, how)
 			return text + " " + sum, err
 		}
 	}
@@ -191,22 +202,24 @@ func content(root int, path string, how unix.OpenHow) (string, error) {
 	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
-// listing is the checksum of the names and their kinds.
-func listing(root int, path string, how unix.OpenHow) (string, error) {
+// folder is the checksum of the names that count and their kinds.
+func folder(root int, in input, how unix.OpenHow) (string, error) {
 	how.Flags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC
-	fd, err := open(root, path, how)
+	fd, err := open(root, in.Path, how)
 	if err != nil {
-		return "", unreadable(err, path)
+		return "", unreadable(err, in.Path)
 	}
-	f := os.NewFile(uintptr(fd), path)
+	f := os.NewFile(uintptr(fd), in.Path)
 	defer f.Close() //nolint:errcheck // read only
 	entries, err := f.ReadDir(-1)
 	if err != nil {
-		return "", unreadable(err, path)
+		return "", unreadable(err, in.Path)
 	}
-	names := make([]string, len(entries))
-	for i, e := range entries {
-		names[i] = e.Name() + "\x00" + e.Type().String()
+	var names []string
+	for _, e := range entries {
+		if in.Only == nil || fits(e.Name(), in.Only) {
+			names = append(names, e.Name()+"\x00"+e.Type().String())
+		}
 	}
 	slices.Sort(names)
 	sum := sha256.Sum256([]byte(strings.Join(names, "\n")))
