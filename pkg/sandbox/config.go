@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -117,10 +118,10 @@ func (b *box) config(grouped bool) *specs.Spec {
 			Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace},
 				{Type: specs.UTSNamespace}, {Type: specs.IPCNamespace}},
 			Seccomp: b.seccomp(),
-			MaskedPaths: []string{"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
+			MaskedPaths: b.masked("/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
 				"/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/proc/kmsg", "/proc/kallsyms", "/proc/interrupts",
-				"/proc/partitions", "/proc/diskstats", "/proc/config.gz", "/proc/vmallocinfo", "/proc/slabinfo"},
-			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
+				"/proc/partitions", "/proc/diskstats", "/proc/config.gz", "/proc/vmallocinfo", "/proc/slabinfo"),
+			ReadonlyPaths: b.masked("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"),
 		},
 	}
 }
@@ -177,6 +178,38 @@ func (b *box) mounts() []specs.Mount {
 			options = append(options, "ro")
 		}
 		mounts = append(mounts, specs.Mount{Destination: bind.Target, Type: "bind", Source: bind.Source, Options: options})
+		if bind.Target == b.spec.Inner {
+			mounts = append(mounts, inner(bind.Target)...)
+		}
 	}
 	return mounts
+}
+
+// inner are the mounts of a tree in the tree. Its devices are the host's by a bind each, because the runtime makes none
+// there: those that give away nothing.
+func inner(at string) []specs.Mount {
+	tmpfs := func(dir, mode, size string, more ...string) specs.Mount {
+		return specs.Mount{Destination: at + dir, Type: "tmpfs", Source: "tmpfs", Options: append([]string{"nosuid", "mode=" + mode, "size=" + size}, more...)}
+	}
+	mounts := []specs.Mount{
+		{Destination: at + "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "nodev", "noexec"}},
+		tmpfs("/dev", "755", "1m", "noexec", "strictatime"),
+		tmpfs("/run", "755", "256m", "nodev"),
+		tmpfs("/tmp", "1777", "2g", "nodev"),
+	}
+	for _, name := range []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"} {
+		mounts = append(mounts, specs.Mount{Destination: at + name, Type: "bind", Source: name, Options: []string{"bind", "nosuid", "noexec"}})
+	}
+	return mounts
+}
+
+// masked gives paths of /proc for the inner tree's, too.
+func (b *box) masked(paths ...string) []string {
+	if b.spec.Inner == "" {
+		return paths
+	}
+	for _, p := range slices.Clone(paths) {
+		paths = append(paths, b.spec.Inner+p)
+	}
+	return paths
 }

@@ -46,6 +46,9 @@ type Spec struct {
 	Stderr io.Writer // nil: goes where Stdout goes; the same writer as Stdout keeps the lines in order
 
 	Binds []Bind
+	// Inner is the Target of a bind that is a tree of its own, whose programs the command starts after chroot(2): it gets
+	// /proc, /dev, /run and /tmp as Rootfs does. Binds that come after it may lie in those. "": there is none.
+	Inner string
 	// Proxy answers HTTP on ProxyAddress inside, and http_proxy names it. nil: loopback only, nothing listens.
 	Proxy http.Handler
 	// RootDisk tells what makes boot menus and initial RAM disks which disk the tree will boot from, without a device.

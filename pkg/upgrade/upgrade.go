@@ -94,9 +94,10 @@ type Request struct {
 	Original       string // path
 	OriginalFormat string // "qcow2" or "raw", as Glance says; checked before anything opens the file
 	Suites         []Suite
-	WorkDir        string // empty, on a disk with room
-	Output         string // path of the new image
-	OutputFormat   string // "qcow2" or "raw"
+	Repositories   []Repository // instead of Suites, for rpm systems
+	WorkDir        string       // empty, on a disk with room
+	Output         string       // path of the new image
+	OutputFormat   string       // "qcow2" or "raw"
 	Policy         Policy
 	// Share are changes that other images of the batch get too, closed under their dependencies. The first image whose
 	// upgrade has them all is recorded while the package manager makes them; the next ones get the record where every

@@ -156,7 +156,7 @@ func plainPath(u *url.URL) bool {
 // immutable reports whether a file never changes under its name: packages carry their version, and
 // by-hash files their checksum.
 func immutable(name string) bool {
-	return strings.HasSuffix(name, ".deb") || strings.HasSuffix(name, ".udeb") || strings.Contains(name, "/by-hash/")
+	return strings.HasSuffix(name, ".deb") || strings.HasSuffix(name, ".rpm") || strings.HasSuffix(name, ".udeb") || strings.Contains(name, "/by-hash/")
 }
 
 // file is where an address is kept.

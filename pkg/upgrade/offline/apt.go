@@ -30,7 +30,7 @@ var plainWord = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+/_-]*$`)
 
 func checkRequest(req upgrade.Request) error {
 	bad := func(format string, args ...any) error { return errs.New(errs.Invalid, CodeRequest, format, args...) }
-	if len(req.Suites) == 0 {
+	if len(req.Suites) == 0 && len(req.Repositories) == 0 {
 		return bad("no suite is named to take upgrades from")
 	}
 	for _, s := range req.Suites {

@@ -163,6 +163,9 @@ func (r *run) mounted(ctx context.Context) (err error) {
 	if err := r.mountRoot(ctx); err != nil {
 		return err
 	}
+	if r.facts.PackageKind == "rpm" {
+		return r.upgradeRPM(ctx)
+	}
 	if err := r.inRoot(r.lookFirst); err != nil {
 		return err
 	}
@@ -303,8 +306,8 @@ func (r *run) inspect(ctx context.Context) error {
 	if r.facts, err = inspect.Read(ctx, f, st.Size(), r.req.OriginalFormat); err != nil {
 		return err
 	}
-	if len(r.facts.Packages) == 0 {
-		return errs.New(errs.Invalid, CodeLayout, "%s has no dpkg database: only Debian and its relatives can be upgraded", r.facts.OS.PrettyName)
+	if err := r.checkManager(); err != nil {
+		return err
 	}
 	if where := spread(r.facts); where != "" {
 		return errs.New(errs.Invalid, CodeLayout, "%s: Kiln reads such systems, and upgrades those that lie on one partition", where)

@@ -46,6 +46,13 @@ func (r *run) checkFiles(ctx context.Context, root *os.Root, old, now tree) erro
 	if err != nil {
 		return err
 	}
+	ships := func(name string, is node) error { return r.checkPrivilege(ctx, name, is, owned) }
+	return r.compareFiles(root, old, now, owned, ships)
+}
+
+// compareFiles is checkFiles with what the package manager knows: who owns files, and an error for a program that got
+// rights which no package gives it.
+func (r *run) compareFiles(root *os.Root, old, now tree, owned fileOwners, ships func(string, node) error) error {
 	var bad []string
 	end := time.Now().Add(slack).Unix()
 	for _, name := range slices.Sorted(maps.Keys(now)) {
@@ -66,7 +73,7 @@ func (r *run) checkFiles(ctx context.Context, root *os.Root, old, now tree) erro
 			bad = append(bad, "/"+name+" belongs to a user and was changed")
 		}
 		if is.privileged() && !was.covers(is) {
-			if err := r.checkPrivilege(ctx, name, is, owned); err != nil {
+			if err := ships(name, is); err != nil {
 				return err
 			}
 		}
