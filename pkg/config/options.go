@@ -154,6 +154,7 @@ type Collect struct {
 // Upgrade is the section [upgrade].
 type Upgrade struct {
 	Suites []string `opt:"suites" default:"{codename},{codename}-updates,{codename}-security" help:"Suites that fixes come from; {codename} is the image's own release. Suites that end in -security are read from the security mirror."`
+	RPM    string   `opt:"rpm_repositories" default:"/etc/kiln/rpm.repos.d" help:"Folder with the repositories of rpm systems: a file <ID>-<VERSION_ID>.repo (or its part before the dot: almalinux-9.repo) for each, with the sections of dnf's .repo files and baseurl, gpgkey=file:///… and repo_gpgcheck in them. Where it is missing, no rpm system is upgraded."`
 }
 
 // Life is the section [life]: what the engine does with versions that are superseded or revoked.

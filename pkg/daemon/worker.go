@@ -25,6 +25,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
 	"github.com/kiln-cloud/kiln/pkg/upgrade/offline"
 	"github.com/kiln-cloud/kiln/pkg/upgrade/scripts"
+	"github.com/kiln-cloud/kiln/pkg/upgrade/repofiles"
 	"github.com/kiln-cloud/kiln/pkg/upgrade/solve"
 	"github.com/kiln-cloud/kiln/pkg/worker"
 )
@@ -69,7 +70,11 @@ func (p *Parts) workerDeps() (worker.Deps, error) {
 	if err != nil {
 		return worker.Deps{}, err
 	}
-	proxy, err := mirror.New(mirror.Config{Upstreams: []string{mirrors.Main, mirrors.Security}, Dir: filepath.Join(c.CacheDir, "packages"), Log: p.Log})
+	repositories, err := repofiles.Read(p.Config.Upgrade.RPM)
+	if err != nil {
+		return worker.Deps{}, err
+	}
+	proxy, err := mirror.New(mirror.Config{Upstreams: append(repositories.Upstreams(), mirrors.Main, mirrors.Security), Dir: filepath.Join(c.CacheDir, "packages"), Log: p.Log})
 	if err != nil {
 		return worker.Deps{}, err
 	}
@@ -115,7 +120,7 @@ func (p *Parts) workerDeps() (worker.Deps, error) {
 			Proxy: proxy, Keyring: c.Keyring, Classify: library.ClassifyURI, Caches: caches, Log: p.Log,
 		}),
 		Planner: planner, PackageState: inspect.PackageState,
-		Suites: suites{mirrors, p.Config.Upgrade.Suites}, Changelogs: proxy, Files: advisory.Files{Tracker: p.Config.Advisory.Tracker, OSV: p.Config.Advisory.OSV},
+		Suites: suites{mirrors, p.Config.Upgrade.Suites}, Repositories: repositories.For, Changelogs: proxy, Files: advisory.Files{Tracker: p.Config.Advisory.Tracker, OSV: p.Config.Advisory.OSV},
 		Fetch: func(ctx context.Context, url, ref, dir string) (worker.Checkout, error) {
 			fetch := git.Fetch
 			if _, ours := build.HostedID(url); ours {

@@ -120,8 +120,9 @@ func (h *upgradeHandler) construct(ctx context.Context, r *job.Run, u *upgrade.U
 		return nil, err
 	}
 	out := filepath.Join(dir, "upgraded."+original.DiskFormat)
+	suites, repositories := h.sources(before)
 	made, err := h.Upgrader.Upgrade(ctx, upgrade.Request{
-		Original: path, OriginalFormat: original.DiskFormat, Suites: h.Suites.For(before.OS.Codename),
+		Original: path, OriginalFormat: original.DiskFormat, Suites: suites, Repositories: repositories,
 		WorkDir: dir, Output: out, OutputFormat: original.DiskFormat, Policy: u.Policy, Share: payload.Share, Log: r, Progress: r.Progress,
 	})
 	if err != nil {
@@ -141,6 +142,17 @@ func (h *upgradeHandler) construct(ctx context.Context, r *job.Run, u *upgrade.U
 	pub.input, pub.path = inputDigest(original, made), out
 	uploaded, err := h.publisher.upload(ctx, r, out, *pub)
 	return &uploaded, err
+}
+
+// sources are where the fixes of an image come from, by the kind of its packages.
+func (d Deps) sources(f *catalog.Facts) ([]upgrade.Suite, []upgrade.Repository) {
+	if f.PackageKind != advisory.RPM {
+		return d.Suites.For(f.OS.Codename), nil
+	}
+	if d.Repositories == nil {
+		return nil, nil
+	}
+	return nil, d.Repositories(f)
 }
 
 // adopt uses the image that an earlier attempt uploaded whole.

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/kiln-cloud/kiln/pkg/advisory"
 	"github.com/kiln-cloud/kiln/pkg/catalog"
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/event"
@@ -60,6 +61,7 @@ func (h *upgradePlanHandler) Run(ctx context.Context, r *job.Run) (job.Result, e
 	var mu sync.Mutex
 	var plans []upgrade.Plan
 	done, gone := 0, 0
+	var unplanned error // of images whose upgrades need no plan
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(plansAtOnce)
 	for _, id := range p.ImageIDs {
@@ -73,6 +75,9 @@ func (h *upgradePlanHandler) Run(ctx context.Context, r *job.Run) (job.Result, e
 				gone++
 				r.Warnf("image %s is not known any more", id)
 				err = nil
+			} else if errs.CodeOf(err) == codeNoPlanner {
+				r.Warnf("image %s: %v", id, err)
+				unplanned, err = err, nil
 			}
 			r.Progress("plan", int64(done), int64(len(p.ImageIDs)), "images")
 			return err
@@ -80,6 +85,9 @@ func (h *upgradePlanHandler) Run(ctx context.Context, r *job.Run) (job.Result, e
 	}
 	if err := g.Wait(); err != nil {
 		return job.Result{}, err
+	}
+	if len(plans) == 0 && unplanned != nil {
+		return job.Result{}, unplanned
 	}
 	sum := sumOf(plans)
 	sum.Gone = gone
@@ -89,6 +97,10 @@ func (h *upgradePlanHandler) Run(ctx context.Context, r *job.Run) (job.Result, e
 	}}, nil
 }
 
+// codeNoPlanner says that an image is upgraded without a plan. No plan is kept of it: one that refuses would keep
+// campaigns from upgrading it.
+const codeNoPlanner = "kiln.plan.no_planner"
+
 // plan makes and keeps the plan of one image. What is wrong with the image becomes the plan's Refused.
 func (h *upgradePlanHandler) plan(ctx context.Context, r *job.Run, id string, policy upgrade.Policy) (upgrade.Plan, error) {
 	img, err := h.Store.FindImage(ctx, id)
@@ -96,7 +108,7 @@ func (h *upgradePlanHandler) plan(ctx context.Context, r *job.Run, id string, po
 		return upgrade.Plan{}, err
 	}
 	plan, err := h.solve(ctx, r, img, policy)
-	if err != nil && !errs.Is(err, errs.Invalid) {
+	if err != nil && (!errs.Is(err, errs.Invalid) || errs.CodeOf(err) == codeNoPlanner) {
 		return plan, err
 	}
 	if err != nil {
@@ -115,6 +127,12 @@ func (h *upgradePlanHandler) solve(ctx context.Context, r *job.Run, img catalog.
 		return plan, errs.New(errs.Invalid, "kiln.plan.not_inspected", "the image has no facts (%s %s): only what can be read is upgraded", img.State, img.Reason)
 	}
 	f := img.Facts
+	switch advisory.KindOfFacts(f) {
+	case advisory.RPM:
+		return plan, errs.New(errs.Invalid, codeNoPlanner, "%s: plans are made for systems with dpkg; dnf plans an rpm system while it is upgraded", f.OS.PrettyName)
+	case advisory.APK:
+		return plan, errs.New(errs.Invalid, "kiln.plan.no_manager", "%s: systems with packages of apk are read, and not upgraded offline", f.OS.PrettyName)
+	}
 	suites := h.Suites.For(f.OS.Codename)
 	if f.OS.Codename == "" || len(suites) == 0 {
 		return plan, errs.New(errs.Invalid, "kiln.plan.no_suites", "%s: there are no repositories for it", f.OS.PrettyName)

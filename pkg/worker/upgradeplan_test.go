@@ -74,3 +74,42 @@ func TestPlansOfUpgradesAreKeptForEachImage(t *testing.T) {
 		t.Errorf("an unreadable one: %+v %v", p, err)
 	}
 }
+
+// TestSystemsWithoutAPlanner: no plan is kept of an rpm system, because one that refuses would keep campaigns from it.
+func TestSystemsWithoutAPlanner(t *testing.T) {
+	s := newShop(t)
+	s.deps.Planner = oneChange{}
+	s.deps.PackageState = func(context.Context, io.ReaderAt, int64, string) (upgrade.PackageState, error) {
+		return upgrade.PackageState{Status: []byte("fine")}, nil
+	}
+	web := s.upload(catalog.NewGlanceImage{Name: "web"}, false).ID
+	for _, kind := range []string{"rpm", "apk"} {
+		facts := catalog.Facts{PackageKind: kind, OS: catalog.OSRelease{ID: "example", VersionID: "9", PrettyName: "Example 9"}}
+		if err := s.db.PutImage(t.Context(), catalog.Image{ID: kind, ProjectID: s.project, State: catalog.Inspected, Facts: &facts, CreatedAt: time.Now(), UpdatedAt: time.Now()}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	plans := upgrade.Planning{Desk: job.Desk{Jobs: s.db, Tx: s.db, Events: s.db, Now: time.Now, NewID: uuid.NewString}, Plans: s.db}
+	for _, way := range []struct {
+		ids   []string
+		state job.State
+	}{{[]string{"rpm"}, job.Failed}, {[]string{"rpm", "apk", web}, job.Succeeded}} {
+		j, err := plans.Request(t.Context(), s.by(), way.ids, upgrade.Policy{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.drain()
+		if j, err = s.db.FindJob(t.Context(), j.ID); err != nil || j.State != way.state {
+			t.Fatalf("%v: %s %v %v", way.ids, j.State, j.Error, err)
+		}
+		if way.state == job.Failed && !strings.Contains(j.Error.Detail, "dnf plans an rpm system while it is upgraded") {
+			t.Errorf("%+v", j.Error)
+		}
+	}
+	if p, err := plans.FindPlan(t.Context(), "rpm"); !errs.Is(err, errs.NotFound) {
+		t.Errorf("a plan of an rpm system: %+v %v", p, err)
+	}
+	if p, err := plans.FindPlan(t.Context(), "apk"); err != nil || !strings.Contains(p.Refused, "apk") {
+		t.Errorf("a plan of an apk system: %+v %v", p, err)
+	}
+}

@@ -75,6 +75,8 @@ type Deps struct {
 	Signer    *proof.Signer                                                          // nil: images get no signed statement
 	Indexes   Indexes
 	Suites    Suites
+	// Repositories says which rpm repositories fixes come from, for an image's facts; nil: there are none.
+	Repositories func(*catalog.Facts) []upgrade.Repository
 	// Changelogs tells what fixes are about; nil: only the files do.
 	Changelogs Changelogs
 	Files      advisory.Files // of the operator
