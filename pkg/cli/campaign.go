@@ -59,7 +59,7 @@ func (w *wishFlags) bind(f *pflag.FlagSet) {
 	f.IntVar(&w.wish.MaxParallel, "max-parallel", 0, "upgrades at a time; 2 where left out")
 	f.IntVar(&w.wish.StopAfterFailures, "stop-after-failures", 0, "stop when so many images failed; 0 does not")
 	f.StringVar(&w.wish.Policy.Conffiles, "conffiles", "", "configuration files that owner and package both changed: keep, new or fail")
-	f.StringVar(&w.wish.Policy.Running, "running", "", "packages whose scripts need a running system: hold or boot")
+	f.StringVar(&w.wish.Policy.Running, "running", "", "packages whose scripts need a running system: hold, or boot (upgrade them in a quarantine boot)")
 	f.BoolVar(&w.wish.Policy.Security, "security-only", false, "take fixes of security suites only")
 	f.IntVar(&w.wish.Policy.GrowGiB, "grow", 0, "how far a full disk may grow, in GiB")
 	f.BoolVar(&w.wish.Policy.TestBoot, "test-boot", false, "boot each new version before it is published")

@@ -40,7 +40,7 @@ func (a *app) planUpgrades() *cobra.Command {
 	f.StringVar(&body.Channel, "channel", "", "and channel or version")
 	f.BoolVar(&body.All, "all", false, "or every image of the project")
 	f.BoolVar(&body.Policy.Security, "security", false, "fixes of security suites only")
-	f.StringVar(&body.Policy.Running, "running", "", "packages whose scripts need a running system: hold (left out: this) or boot")
+	f.StringVar(&body.Policy.Running, "running", "", "packages whose scripts need a running system: hold (left out: this) or boot (in quarantine)")
 	f.BoolVar(&details, "details", false, "every change of every image, also where there are many")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := a.connect(cmd.Context())

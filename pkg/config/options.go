@@ -106,6 +106,7 @@ type Worker struct {
 	LayersGiB      int           `opt:"layers_gib" default:"20" min:"1" max:"100000" help:"Space below cache_dir for the results of build steps; the longest unused ones go first."`
 	LayersDays     int           `opt:"layers_days" default:"14" min:"1" max:"3650" help:"Days after which the result of a build step that nothing used is removed."`
 	StepTime       time.Duration `opt:"step_time" default:"1800" help:"Seconds after which one command of a build step is stopped."`
+	QuarantineTime time.Duration `opt:"quarantine_time" default:"1800" min:"60" max:"86400" help:"Seconds in which a quarantine boot must have upgraded the packages that need a running system, and be off."`
 	Keyring        string        `opt:"keyring" default:"/usr/share/keyrings/debian-archive-keyring.gpg" help:"Keys that package indexes must be signed with."`
 	SourceKey      string        `opt:"source_ssh_key" help:"Private SSH key that sources are read with; root's SSH agent where left out."`
 	SourceHosts    string        `opt:"source_known_hosts" help:"Host keys that are trusted with it; those of root and of the machine where left out."`
@@ -121,7 +122,7 @@ type Build struct {
 	TestBoot    string        `opt:"test_boot" default:"auto" choices:"auto,off,qemu,nova" help:"Where a built image is booted before anybody sees it: qemu (on the worker), nova (as a server in the quarantine project) or off; auto is qemu where qemu-system-x86_64 and genisoimage or xorriso are installed."`
 	Accelerator string        `opt:"accelerator" default:"tcg" choices:"tcg,kvm" help:"How QEMU runs test boots: tcg anywhere, kvm where the host has it."`
 	BootTimeout time.Duration `opt:"boot_timeout" default:"600" help:"Seconds in which a booted image must be up; its tests have timeouts of their own."`
-	BootMemory  int           `opt:"boot_memory" default:"1024" min:"128" max:"65536" help:"RAM of a test boot under QEMU in MiB."`
+	BootMemory  int           `opt:"boot_memory" default:"1024" min:"128" max:"65536" help:"RAM of a test boot or a quarantine boot under QEMU in MiB."`
 	BootCPUs    int           `opt:"boot_cpus" default:"2" min:"1" max:"64" help:"vCPUs of a test boot under QEMU."`
 	Quarantine  string        `opt:"quarantine_project" help:"Project (id or name) in which test_boot = nova starts its servers; Kiln's user needs the admin or member role there."`
 	QuarFlavor  string        `opt:"quarantine_flavor" help:"Flavor (id or name) of these servers."`

@@ -8,6 +8,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/build/testboot"
 	"github.com/kiln-cloud/kiln/pkg/build/testboot/cloud"
 	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/upgrade/offline"
 )
 
 // booter is what [build] test_boot names; nil for none. auto without the programs is none, with a warning.
@@ -38,6 +39,24 @@ func (p *Parts) booter() (build.Booter, error) {
 		return nil, err
 	}
 	return b, nil
+}
+
+// guests boot copies of images for packages whose scripts need a running system; nil where test boots are off or QEMU is not
+// installed. A worker that tests by Nova has its quarantine boots in QEMU too: the copy is not in the cloud yet.
+func (p *Parts) guests() (offline.Guests, error) {
+	c := p.Config.Build
+	if c.TestBoot == "off" {
+		return nil, nil
+	}
+	g, err := testboot.New(testboot.Config{Dir: p.Config.Worker.WorkDir, Accelerator: c.Accelerator, MemoryMiB: c.BootMemory, CPUs: c.BootCPUs, Timeouts: testboot.Timeouts{Boot: c.BootTimeout}, Log: p.Log})
+	if errs.Is(err, errs.NotFound) {
+		p.Log.WithError(err).Info("this worker has no quarantine boots: packages that need a running system can only be held")
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return g, nil
 }
 
 // Between two looks for servers that nobody waits for, and the bound of one.

@@ -102,6 +102,10 @@ func (p *Parts) workerDeps() (worker.Deps, error) {
 	if err != nil {
 		return worker.Deps{}, err
 	}
+	guests, err := p.guests()
+	if err != nil {
+		return worker.Deps{}, err
+	}
 	library := &scripts.Library{Mirror: proxy}
 	planner, err := solve.New(solve.Config{
 		Dir: filepath.Join(c.CacheDir, "plans"), Proxy: proxy, Keyring: c.Keyring, Scripts: library, Fixes: solve.Advisories{Store: p.DB}, Log: p.Log,
@@ -117,7 +121,7 @@ func (p *Parts) workerDeps() (worker.Deps, error) {
 	return worker.Deps{
 		Store: p.DB, Glance: p.Glance, Builders: builders, Booter: booter, Outputs: output.Maker{}, Indexes: indexes, Inspect: inspectFile, InspectAt: inspectAt, Remotes: p.remotes(), Manifest: manifestFile, Signer: signer,
 		Upgrader: offline.New(offline.Config{
-			Proxy: proxy, Keyring: c.Keyring, Classify: library.ClassifyURI, Caches: caches, Log: p.Log,
+			Proxy: proxy, Keyring: c.Keyring, Classify: library.ClassifyURI, Caches: caches, Guests: guests, GuestTime: p.Config.Worker.QuarantineTime, Log: p.Log,
 		}),
 		Planner: planner, PackageState: inspect.PackageState,
 		Suites: suites{mirrors, p.Config.Upgrade.Suites}, Repositories: repositories.For, Changelogs: proxy, Files: advisory.Files{Tracker: p.Config.Advisory.Tracker, OSV: p.Config.Advisory.OSV},

@@ -135,6 +135,16 @@ type Report struct {
 	Replayed  int        `json:"replayed"` // files that came from the record
 	Changed   int        `json:"changed"`  // files that differ from the original
 	GrownTo   int64      `json:"grown_to"` // virtual size in bytes; 0 where it stayed
+
+	Quarantine *Quarantine `json:"quarantine,omitempty"` // nil where nothing was done in one
+}
+
+// Quarantine is what was done in a boot of the copy, for packages whose maintainer scripts need a running system.
+type Quarantine struct {
+	Packages []string `json:"packages"`
+	Seconds  float64  `json:"seconds"`  // from the machine's start until it was off
+	Changed  []string `json:"changed"`  // files of no package that the packages' scripts, or servers that ran for them, made or changed
+	PutBack  int      `json:"put_back"` // files that the boot itself made or changed, and that are as they were
 }
 
 // Conffile is a configuration file that its owner and its package both changed.

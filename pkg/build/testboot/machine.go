@@ -31,6 +31,8 @@ type machine struct {
 	firmware string
 	files    []*os.File
 	args     []string
+
+	fileBytes uint64 // of the largest file that is written to; 0: an overlay's
 }
 
 func (m *machine) closeFiles() {
@@ -64,8 +66,8 @@ func file(name string, readOnly bool) map[string]any {
 		"cache": map[string]any{"no-flush": true}}
 }
 
-// prepare makes all files and QEMU's options.
-func (m *machine) prepare(ctx context.Context, d build.Artifact, plan Plan) error {
+// options are those of every machine: no device but a console and a source of randomness.
+func (m *machine) options() []string {
 	accel := m.cfg.Accelerator
 	cpu := "host"
 	if accel == "tcg" {
@@ -75,13 +77,18 @@ func (m *machine) prepare(ctx context.Context, d build.Artifact, plan Plan) erro
 	if m.firmware == UEFI {
 		board = "q35"
 	}
-	m.args = []string{
+	return []string{
 		"-name", "kiln-test-boot", "-nodefaults", "-no-user-config", "-machine", board + ",graphics=off", "-accel", accel, "-cpu", cpu,
 		"-m", strconv.Itoa(m.cfg.MemoryMiB), "-smp", strconv.Itoa(m.cfg.CPUs), "-display", "none", "-vga", "none", "-monitor", "none",
 		"-no-reboot", "-boot", "strict=on", "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-		"-device", "virtio-rng-pci", "-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net,romfile=",
+		"-device", "virtio-rng-pci",
 	}
+}
+
+// prepare makes all files and QEMU's options.
+func (m *machine) prepare(ctx context.Context, d build.Artifact, plan Plan) error {
+	m.args = append(m.options(), "-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net,romfile=")
 	if err := m.firmwareFiles(); err != nil {
 		return err
 	}
@@ -224,7 +231,7 @@ func (m *machine) credential() *syscall.Credential {
 func (m *machine) limit(pid int) {
 	const qemuBytes, overlayBytes = 3 << 30, 32 << 30
 	for what, n := range map[int]uint64{
-		unix.RLIMIT_AS: uint64(m.cfg.MemoryMiB)<<20 + qemuBytes, unix.RLIMIT_FSIZE: overlayBytes, unix.RLIMIT_CORE: 0,
+		unix.RLIMIT_AS: uint64(m.cfg.MemoryMiB)<<20 + qemuBytes, unix.RLIMIT_FSIZE: max(overlayBytes, m.fileBytes), unix.RLIMIT_CORE: 0,
 	} {
 		if err := unix.Prlimit(pid, what, &unix.Rlimit{Cur: n, Max: n}, nil); err != nil && !errors.Is(err, unix.ESRCH) {
 			m.cfg.Log.WithError(err).Warning("QEMU runs without a limit")

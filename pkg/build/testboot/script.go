@@ -21,7 +21,17 @@ fi
 export HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 cd /
 dir=$(mktemp -d /var/tmp/kiln-test.XXXXXX) || dir=$(mktemp -d /run/kiln-test.XXXXXX)
-console=/dev/console
+` + scriptFrame + `run() {
+	echo | frame start $1
+	from=$(cut -d' ' -f1 /proc/uptime)
+	timeout -k 10 $2 /bin/sh -e $dir/test$1 >$dir/out 2>&1 </dev/null
+	code=$?
+	{ echo "$code $from $(cut -d' ' -f1 /proc/uptime)"; tail -c 3000 $dir/out; } | frame test $1
+}
+`
+
+// scriptFrame finds the console and defines frame KIND INDEX. It needs the folder $dir, and $nonce.
+const scriptFrame = `console=/dev/console
 for c in /dev/ttyS0 /dev/ttyAMA0; do
 	if [ -c $c ] && printf '\n' 2>/dev/null >$c; then console=$c; break; fi
 done
@@ -40,13 +50,6 @@ frame() {
 	done <$dir/data >$dir/frame
 	cat $dir/frame >>$dir/all
 	{ echo; cat $dir/frame; } >$console
-}
-run() {
-	echo | frame start $1
-	from=$(cut -d' ' -f1 /proc/uptime)
-	timeout -k 10 $2 /bin/sh -e $dir/test$1 >$dir/out 2>&1 </dev/null
-	code=$?
-	{ echo "$code $from $(cut -d' ' -f1 /proc/uptime)"; tail -c 3000 $dir/out; } | frame test $1
 }
 `
 

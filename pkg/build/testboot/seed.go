@@ -28,10 +28,11 @@ func seedTool() ([]string, error) {
 	return nil, errs.New(errs.NotFound, CodeHost, "Neither genisoimage nor xorriso is installed.")
 }
 
-// seed is one disk with data for cloud-init.
+// seed is one disk with data for cloud-init, or for a guest.
 type seed struct {
-	label string
-	files map[string][]byte
+	label    string
+	files    map[string][]byte
+	packages string // a folder that is put beside them under this name; "" for none
 }
 
 // seeds are the same data twice, for the two datasources that read a disk: an image asks only those that its own
@@ -44,8 +45,8 @@ func (p Plan) seeds() ([]seed, error) {
 	}
 	script := p.UserData()
 	return []seed{
-		{"CIDATA", map[string][]byte{"user-data": script, "meta-data": []byte("instance-id: " + id + "\nlocal-hostname: kiln-test\n")}},
-		{"config-2", map[string][]byte{"openstack/latest/user_data": script, "openstack/latest/meta_data.json": meta}},
+		{label: "CIDATA", files: map[string][]byte{"user-data": script, "meta-data": []byte("instance-id: " + id + "\nlocal-hostname: kiln-test\n")}},
+		{label: "config-2", files: map[string][]byte{"openstack/latest/user_data": script, "openstack/latest/meta_data.json": meta}},
 	}, nil
 }
 
@@ -61,9 +62,14 @@ func (s seed) write(ctx context.Context, tool []string, dir, path string) error 
 			return errs.Wrap(disk.NoSpace(err, "the worker's disk"), errs.Internal, CodeHost, "The seed's files cannot be written.")
 		}
 	}
-	ctx, stop := context.WithTimeout(ctx, time.Minute)
+	ctx, stop := context.WithTimeout(ctx, 5*time.Minute)
 	defer stop()
-	args := append(append([]string{}, tool[1:]...), "-quiet", "-output", path, "-volid", s.label, "-joliet", "-rock", dir)
+	args := append(append([]string{}, tool[1:]...), "-quiet", "-output", path, "-volid", s.label, "-rock")
+	if s.packages == "" {
+		args = append(args, "-joliet", dir)
+	} else { // the names of packages are longer than Joliet allows
+		args = append(args, "-graft-points", graft("/", dir), graft("/packages/", s.packages))
+	}
 	cmd := exec.CommandContext(ctx, tool[0], args...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C.UTF-8"}
 	var said bytes.Buffer

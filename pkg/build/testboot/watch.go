@@ -303,19 +303,21 @@ func (w *Watch) outcome(ctx context.Context, ended <-chan struct{}) error {
 
 // broken is the error of an image that does not come up, with the console's telling lines.
 func (w *Watch) broken(what string) error {
+	return errs.New(errs.Invalid, CodeBoot, "The image does not boot: %s after %s. %s", what, time.Since(w.start).Round(100*time.Millisecond), w.lastLines())
+}
+
+// lastLines are those of the console that tell most, for an error.
+func (w *Watch) lastLines() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	lines := w.recent
 	if rest := strings.TrimSpace(printable(string(w.pending))); rest != "" {
 		lines = append(lines, rest)
 	}
-	text := telling(lines)
-	if text == "" {
-		text = "The console is empty: the kernel may lack console=ttyS0."
-	} else {
-		text = "The console's last lines:\n" + text
+	if text := telling(lines); text != "" {
+		return "The console's last lines:\n" + text
 	}
-	return errs.New(errs.Invalid, CodeBoot, "The image does not boot: %s after %s. %s", what, time.Since(w.start).Round(100*time.Millisecond), text)
+	return "The console is empty: the kernel may lack console=ttyS0."
 }
 
 // telling are the lines around the failure where one is among them, else the last ones.

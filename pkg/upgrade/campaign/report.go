@@ -44,6 +44,8 @@ type FixedImage struct {
 	Replayed  int                     `json:"replayed"`
 	Changed   int                     `json:"changed"`
 	Seconds   int64                   `json:"seconds"` // from its turn to its end
+
+	Quarantine *upgrade.Quarantine `json:"quarantine,omitempty"` // nil where nothing was done in one
 }
 
 // Remaining is an image that the campaign made no new version of.
@@ -114,7 +116,7 @@ func fixedImage(i Item, u upgrade.Upgrade) FixedImage {
 	}
 	if r := u.Report; r != nil {
 		f.Packages, f.CVEs, f.Held, f.KernelTo, f.Conffiles = r.Packages, r.CVEs, r.Held, r.KernelTo, r.Conffiles
-		f.Record, f.Replayed, f.Changed = r.Record, r.Replayed, r.Changed
+		f.Record, f.Replayed, f.Changed, f.Quarantine = r.Record, r.Replayed, r.Changed, r.Quarantine
 	}
 	return f
 }
@@ -182,6 +184,9 @@ func (r Report) Text(w io.Writer) error {
 		p.line("fixed      %s: %s %s (image %s) → %s (image %s): %d packages, %d CVEs, %s", f.Name, f.Family, f.From, f.FromImage, f.To, f.ToImage, len(f.Packages), len(f.CVEs), length(f.Seconds))
 		if len(f.Held) > 0 {
 			p.line("           not upgraded: %s", some(f.Held))
+		}
+		if q := f.Quarantine; q != nil {
+			p.line("           in a quarantine boot of %s: %s", length(int64(q.Seconds)), some(q.Packages))
 		}
 	}
 	for _, m := range r.Remaining {

@@ -56,8 +56,12 @@ func sameFile(a, b string) (bool, error) {
 	return errA == nil && errB == nil && os.SameFile(sa, sb), nil
 }
 
-// aptGet is an apt-get command line. Options on it are stronger than any file of the image.
-func (r *run) aptGet(args ...string) []string {
+// aptGet is an apt-get command line for the sandbox.
+func (r *run) aptGet(args ...string) []string { return r.aptCommand(r.ready, args...) }
+
+// aptCommand is an apt-get command line; stocked is for one that takes its packages from the repository of the plan. Options
+// on it are stronger than any file of the image.
+func (r *run) aptCommand(stocked bool, args ...string) []string {
 	cmd := []string{"/usr/bin/apt-get", "-q", "-y"}
 	options := []string{
 		"Dir::Etc::SourceList=" + controlInside + "/sources.list",
@@ -85,7 +89,7 @@ func (r *run) aptGet(args ...string) []string {
 	if r.pins() {
 		options = append(options, "Dir::Etc::Preferences="+controlInside+"/preferences")
 	}
-	if r.ready {
+	if stocked {
 		options = append(options, stockOptions()...) // the last one counts
 	}
 	for _, o := range options {

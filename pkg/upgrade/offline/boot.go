@@ -52,8 +52,9 @@ esac
 printf '%s\n' "$*" >>/run/kiln/deferred/initramfs
 `
 
+// grubStub notes that it was asked at all: there are mostly no arguments.
 const grubStub = `#!/bin/sh
-printf '%s\n' "$*" >>/run/kiln/deferred/grub
+printf 'update-grub %s\n' "$*" >>/run/kiln/deferred/grub
 `
 
 // certificatesStub leaves out the first of the two runs that ca-certificates' postinst makes: it calls the program without
@@ -77,11 +78,14 @@ for version in "$@"; do
 done
 `
 
+// upgradeScripts are the programs in the control folder.
+var upgradeScripts = map[string]string{
+	"upgrade": upgradeScript, "update-initramfs": initramfsStub, "update-grub": grubStub, "update-ca-certificates": certificatesStub, "finish": finishScript,
+}
+
 // upgradePackages runs apt's dist-upgrade: plain upgrade would hold kernels back.
 func (r *run) upgradePackages(ctx context.Context, _ *os.Root) error {
-	for name, text := range map[string]string{
-		"upgrade": upgradeScript, "update-initramfs": initramfsStub, "update-grub": grubStub, "update-ca-certificates": certificatesStub, "finish": finishScript,
-	} {
+	for name, text := range upgradeScripts {
 		if err := os.WriteFile(filepath.Join(r.control(), name), []byte(text), 0o755); err != nil {
 			return errs.Wrap(err, errs.Internal, CodeRequest, "the work folder cannot be filled")
 		}

@@ -109,6 +109,9 @@ const (
 	stockFile   = "_run_kiln-packages_._"
 	stockLists  = "stock/lists"
 	stockSource = "stock/sources.list"
+
+	stockSourceText  = "deb [trusted=yes] file:" + stockInside + " ./\n"
+	stockReleaseText = "Origin: Kiln\nSuite: plan\nCodename: plan\nDate: Thu, 01 Jan 1970 00:00:00 UTC\n"
 )
 
 // stock brings the packages of the plan into the store and lays a repository of just them, which apt reads in place: nothing
@@ -156,10 +159,10 @@ func (r *run) fill(ctx context.Context, packages []pool.Source) error {
 	r.stocked = repository // closed with the run, however this goes on
 	lists := filepath.Join(r.control(), stockLists)
 	files := map[string][]byte{
-		filepath.Join(r.control(), stockSource): []byte("deb [trusted=yes] file:" + stockInside + " ./\n"),
+		filepath.Join(r.control(), stockSource): []byte(stockSourceText),
 		// Under the names that apt gives them after an update.
 		filepath.Join(lists, stockFile+"Packages"): index,
-		filepath.Join(lists, stockFile+"Release"):  []byte("Origin: Kiln\nSuite: plan\nCodename: plan\nDate: Thu, 01 Jan 1970 00:00:00 UTC\n"),
+		filepath.Join(lists, stockFile+"Release"):  []byte(stockReleaseText),
 	}
 	if err := os.MkdirAll(filepath.Join(lists, "partial"), 0o755); err != nil {
 		return errs.Wrap(err, errs.Internal, CodeRequest, "the work folder cannot be filled")

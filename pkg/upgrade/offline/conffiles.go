@@ -136,7 +136,7 @@ func (r *run) refuseConffiles(ctx context.Context, before map[string]conffile) e
 	}
 	var both []string
 	fetched := false
-	for _, p := range r.plan.packages {
+	for _, p := range r.allPackages() {
 		names := asked[p.Name]
 		if len(names) == 0 {
 			continue

@@ -63,15 +63,14 @@ func (r *run) holdRunning(ctx context.Context, root *os.Root) error {
 	if r.cfg.Classify == nil {
 		return nil
 	}
-	removed, seen := r.plan.removed, map[deb.Package]bool{}
+	full, seen := r.plan, map[deb.Package]bool{}
 	for range holdRounds {
 		running, err := r.classify(ctx, seen)
-		if err != nil || len(running) == 0 {
+		if err != nil {
 			return err
 		}
-		if r.req.Policy.Running == upgrade.RunningBoot {
-			return errs.New(errs.Invalid, CodeRunning,
-				"%s need a running system (%s), and this worker has no quarantine to boot the image in: choose hold", names(running), r.why(running[0].Name))
+		if len(running) == 0 {
+			return r.planQuarantine(root, full)
 		}
 		r.pin(running)
 		if err := r.writePreferences(root); err != nil {
@@ -81,7 +80,7 @@ func (r *run) holdRunning(ctx context.Context, root *os.Root) error {
 			return err
 		}
 		for _, name := range r.plan.removed {
-			if !slices.Contains(removed, name) {
+			if !slices.Contains(full.removed, name) {
 				return errs.New(errs.Invalid, CodeRunning, "%s need a running system, and without them %s would have to go", names(running), name)
 			}
 		}
@@ -126,6 +125,11 @@ func (r *run) pin(packages []deb.Package) {
 // heldNames are the packages with a published fix that stay: those that apt keeps back and those that are held here.
 func (r *run) heldNames() []string {
 	held := slices.Clone(r.plan.held)
+	if r.boot != nil {
+		held = slices.Clone(r.boot.plan.held)
+		slices.Sort(held)
+		return held
+	}
 	for _, p := range r.pinned {
 		held = append(held, p.Name)
 	}

@@ -58,7 +58,7 @@ func keepIdentity(root *os.Root) (identity, error) {
 	}
 	kept := identity{}
 	for _, name := range names {
-		f, err := keep(root, name)
+		f, err := keep(root, name, maxIdentity)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 			continue
 		}
@@ -70,7 +70,8 @@ func keepIdentity(root *os.Root) (identity, error) {
 	return kept, nil
 }
 
-func keep(root *os.Root, name string) (keptFile, error) {
+// keep reads a file of at most limit bytes, or a link.
+func keep(root *os.Root, name string, limit int64) (keptFile, error) {
 	info, err := root.Lstat(name)
 	if err != nil {
 		return keptFile{}, err
@@ -84,7 +85,7 @@ func keep(root *os.Root, name string) (keptFile, error) {
 		f.link, err = root.Readlink(name)
 	case info.Mode().IsRegular():
 		f.modified = info.ModTime()
-		f.data, err = readFile(root, name, maxIdentity)
+		f.data, err = readFile(root, name, limit)
 	default:
 		err = errors.New("neither a file nor a link")
 	}
@@ -108,7 +109,7 @@ func (kept identity) restore(root *os.Root) error {
 	}
 	for _, name := range names {
 		before, was := kept[name]
-		now, err := keep(root, name)
+		now, err := keep(root, name, maxIdentity)
 		if err == nil && was && now.equal(before) || err != nil && !was {
 			continue
 		}

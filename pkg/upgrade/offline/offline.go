@@ -50,6 +50,9 @@ type Config struct {
 	Classify func(ctx context.Context, uri string) (upgrade.Script, string, error)
 	Caches   Caches // of what is the same for many images; its zero value has none
 	Log      logrus.FieldLogger
+
+	Guests    Guests        // boot copies for packages that need a running system; nil: the policy to do so is refused
+	GuestTime time.Duration // of what is done in one such boot, until the machine is off; default 30 minutes
 }
 
 // Executor makes upgrades. It implements upgrade.Upgrader; its methods may run at the same time.
@@ -64,6 +67,9 @@ func New(cfg Config) *Executor {
 	}
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = time.Hour
+	}
+	if cfg.GuestTime <= 0 {
+		cfg.GuestTime = defaultGuestTime
 	}
 	if cfg.Log == nil {
 		cfg.Log = log.Discard()
@@ -94,6 +100,8 @@ type run struct {
 	stocked *pool.Plan // the repository of the plan's packages; nil where apt fetches them itself
 	ready   bool       // apt is to read it
 	short   shortage
+	old     before
+	boot    *quarantine // nil where nothing needs it
 }
 
 // Upgrade makes a new image with all packages that the suites of the request offer, or reports that
@@ -140,7 +148,7 @@ func (r *run) all(ctx context.Context) (err error) {
 	if r.work, err = disk.NewWork(r.req.WorkDir); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.closeStock(), r.work.Close()) }()
+	defer func() { err = errors.Join(err, r.closeStock(), r.closeQuarantine(), r.work.Close()) }()
 	r.raw = filepath.Join(r.work.Path, "disk.raw")
 	if err := r.step(ctx, "copy", r.copyOriginal); err != nil {
 		return err
@@ -179,6 +187,14 @@ func (r *run) mounted(ctx context.Context) (err error) {
 		return err
 	}
 	if err := r.inRoot(func(root *os.Root) error { return r.change(ctx, root) }); err != nil {
+		return err
+	}
+	if r.boot != nil {
+		if err := r.step(ctx, "quarantine boot", r.bootQuarantine); err != nil {
+			return err
+		}
+	}
+	if err := r.inRoot(func(root *os.Root) error { return r.approve(ctx, root) }); err != nil {
 		return err
 	}
 	return r.step(ctx, "trim", r.trim)
@@ -243,13 +259,17 @@ func (r *run) mountWith(ctx context.Context, options string) (err error) {
 	return err
 }
 
-// change upgrades the packages and puts back what must not change.
+// change upgrades the packages.
 func (r *run) change(ctx context.Context, root *os.Root) (err error) {
-	old, err := r.remember(ctx, root)
-	if err != nil {
+	if r.old, err = r.remember(ctx, root); err != nil {
 		return err
 	}
-	if err := r.refuseConffiles(ctx, old.conffiles); err != nil {
+	if r.boot != nil {
+		if err := r.step(ctx, "quarantine packages", r.stockQuarantine); err != nil {
+			return err
+		}
+	}
+	if err := r.refuseConffiles(ctx, r.old.conffiles); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.endSharing()) }()
@@ -262,13 +282,15 @@ func (r *run) change(ctx context.Context, root *os.Root) (err error) {
 	if err := r.step(ctx, "packages", func(ctx context.Context) error { return r.upgradePackages(ctx, root) }); err != nil {
 		return err
 	}
-	if err := r.step(ctx, "boot", func(ctx context.Context) error { return r.finishBoot(ctx, root) }); err != nil {
+	return r.step(ctx, "boot", func(ctx context.Context) error { return r.finishBoot(ctx, root) })
+}
+
+// approve puts back what must not change, and checks the rest.
+func (r *run) approve(ctx context.Context, root *os.Root) error {
+	if err := r.old.identity.restore(root); err != nil {
 		return err
 	}
-	if err := old.identity.restore(root); err != nil {
-		return err
-	}
-	if err := r.step(ctx, "check packages", func(ctx context.Context) error { return r.gate(ctx, root, old) }); err != nil {
+	if err := r.step(ctx, "check packages", func(ctx context.Context) error { return r.gate(ctx, root, r.old) }); err != nil {
 		return err
 	}
 	return r.step(ctx, "changes", func(ctx context.Context) error { return r.findChanges(ctx, root) })

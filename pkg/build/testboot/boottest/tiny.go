@@ -22,6 +22,7 @@ const tinyInit = `#!/bin/busybox sh
 /bin/busybox --install -s /usr/bin
 export PATH=/usr/bin:/bin
 exec </dev/null >/dev/ttyS0 2>&1
+grep -q kiln-disk /proc/cmdline && mode=guest
 for word in $(cat /proc/cmdline); do case $word in mode=*) mode=${word#mode=} ;; esac; done
 echo "tiny: $mode"
 case $mode in
@@ -30,6 +31,21 @@ login) printf '\r\ntiny login: ' ;;
 emergency) echo 'You are in emergency mode. After logging in, type "journalctl -xb"' ;;
 initramfs) printf 'ALERT!  UUID=17 does not exist.  Dropping to a shell!\n(initramfs) ' ;;
 off) poweroff -f ;;
+guest)
+	for m in $(cat /modules/order); do insmod /modules/$m; done
+	mkdir -p /root /disk
+	for n in 1 2 3 4 5 6 7 8 9 10; do [ -b /dev/vdb ] && break; sleep 0.2; done
+	mount -t ext4 /dev/vda /disk && cd /disk || poweroff -f
+	mkdir -p run/kiln-disk
+	for dir in proc dev; do mount --bind /$dir $dir; done
+	mount -t tmpfs run run
+	mkdir run/kiln-disk
+	mount -t iso9660 -o ro /dev/vdb run/kiln-disk
+	chroot . /bin/sh /run/kiln-disk/run
+	cd /
+	umount /disk/run/kiln-disk /disk/run /disk/proc /disk/dev
+	umount /disk && poweroff -f
+	;;
 cloud)
 	for m in $(cat /modules/order); do insmod /modules/$m; done
 	for n in 1 2 3 4 5 6 7 8 9 10; do [ -b /dev/vdb ] && break; sleep 0.2; done
@@ -56,17 +72,13 @@ var (
 type tinyFiles struct{ kernel, initrd []byte }
 
 // modules in the order in which they are loaded; what a kernel has built in is left out.
-var modules = []string{"virtio", "virtio_ring", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk", "cdrom", "isofs"}
+var modules = []string{"virtio", "virtio_ring", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk", "cdrom", "isofs", "crc16", "crc32c_generic", "mbcache", "jbd2", "ext4"}
 
 // Tiny makes a raw disk that boots by BIOS and by UEFI into one small program: a kernel, busybox, and the mode: panic, login,
 // emergency, initramfs, off, or cloud (which runs a seed). arguments are added to the kernel's.
 func Tiny(t testing.TB, mode, arguments string) string {
 	t.Helper()
-	debian := Debian(t)
-	tinyOnce.Do(func() { tinyBoot, errTiny = makeTiny(context.WithoutCancel(t.Context()), debian.Path) })
-	if errTiny != nil {
-		t.Fatal(errTiny)
-	}
+	kernelText, initrdText := Kernel(t)
 	dir := t.TempDir()
 	line := fmt.Sprintf("console=ttyS0 loglevel=4 mode=%s %s", mode, arguments)
 	write := func(name string, data []byte) string {
@@ -76,7 +88,7 @@ func Tiny(t testing.TB, mode, arguments string) string {
 		}
 		return path
 	}
-	kernel, initrd, cmdline := write("vmlinuz", tinyBoot.kernel), write("initrd", tinyBoot.initrd), write("cmdline", []byte(line))
+	kernel, initrd, cmdline := write("vmlinuz", kernelText), write("initrd", initrdText), write("cmdline", []byte(line))
 	config := write("syslinux.cfg", []byte("default tiny\nlabel tiny\nkernel vmlinuz\ninitrd initrd\nappend "+line+"\n"))
 	path := filepath.Join(dir, "tiny.raw")
 	efi := filepath.Join(dir, "bootx64.efi")
@@ -96,6 +108,17 @@ func Tiny(t testing.TB, mode, arguments string) string {
 	run("mcopy", "-i", path, efi, "::/EFI/BOOT/BOOTX64.EFI")
 	run("syslinux", "-i", path)
 	return path
+}
+
+// Kernel gives a kernel and an initial RAM disk that run a guest's script in its root file system, without a system around it.
+func Kernel(t testing.TB) (kernel, initrd []byte) {
+	t.Helper()
+	debian := Debian(t)
+	tinyOnce.Do(func() { tinyBoot, errTiny = makeTiny(context.WithoutCancel(t.Context()), debian.Path) })
+	if errTiny != nil {
+		t.Fatal(errTiny)
+	}
+	return tinyBoot.kernel, tinyBoot.initrd
 }
 
 // makeTiny takes the kernel and its modules out of the Debian image.
