@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -153,11 +152,7 @@ func fileName(p deb.Package) string {
 
 // inPackage lets read see the files of a package that was fetched. dpkg-deb unpacks it, without dpkg's database.
 func (r *run) inPackage(ctx context.Context, p deb.Package, read func(*tar.Reader) error) error {
-	address, ok := r.plan.uris[fileName(p)]
-	if !ok {
-		return errors.New("its package file was not fetched")
-	}
-	file, err := r.cfg.Proxy.Open(address)
+	file, err := r.packageFile(ctx, p)
 	if err != nil {
 		return err
 	}

@@ -275,6 +275,19 @@ func (r *run) allPackages() []deb.Package {
 	return r.plan.packages
 }
 
+// packageFile opens the file of a package that was fetched. One that is for a boot may have come from the store.
+func (r *run) packageFile(ctx context.Context, p deb.Package) (*os.File, error) {
+	name := fileName(p)
+	if r.boot != nil && slices.ContainsFunc(r.boot.packages, func(o deb.Package) bool { return fileName(o) == name }) {
+		return r.cfg.Proxy.Have(ctx, r.boot.plan.uris[name])
+	}
+	address, ok := r.plan.uris[name]
+	if !ok {
+		return nil, errors.New("its package file was not fetched")
+	}
+	return r.cfg.Proxy.Open(address)
+}
+
 func (r *run) closeQuarantine() error {
 	if r.boot == nil || r.boot.repository == nil {
 		return nil

@@ -153,6 +153,28 @@ func TestQuarantineIsRefused(t *testing.T) {
 	refusal{offline.CodeRunning, errs.Invalid, "ledger need a running system (postinst line 2: psql -c check), and the image has no systemd of version 240 or later"}.check(t, a)
 }
 
+// TestQuarantineKeepsThePolicy: configuration files of the packages that are for the boot are looked at before anything is changed.
+func TestQuarantineKeepsThePolicy(t *testing.T) {
+	with := func(version, text string) aptrepo.Package {
+		p := simple("ledger", version)
+		p.Files["etc/ledger.conf"], p.Conffiles = text, []string{"/etc/ledger.conf"}
+		p.Scripts = map[string]string{"postinst": "#!/bin/sh\npsql -c check\n"}
+		return p
+	}
+	image := installed(t, []aptrepo.Package{with("1", "one\n")}, func(root *os.Root) error {
+		return errors.Join(root.MkdirAll("usr/lib/systemd/system-generators", 0o755), root.WriteFile("usr/lib/systemd/system-generators/systemd-run-generator", nil, 0o755),
+			root.WriteFile("etc/ledger.conf", []byte("mine\n"), 0o644))
+	})
+	t.Parallel()
+	s := newShop(t)
+	s.sell(with("2", "two\n"))
+	a := s.upgradeIt(t, image, func(r *upgrade.Request, c *offline.Config) {
+		quarantined(t, time.Minute)(r, c)
+		r.Policy.Conffiles = upgrade.ConffilesFail
+	})
+	refusal{offline.CodeConffiles, errs.Conflict, "/etc/ledger.conf (ledger)"}.check(t, a)
+}
+
 // contents are the files of an image but for what packages ship below /usr: their text, the target of links, their rights.
 func contents(t *testing.T, image string) map[string]string {
 	t.Helper()
