@@ -142,6 +142,11 @@ func (b *box) env() []string {
 	if b.spec.Proxy != nil {
 		env = append(env, "http_proxy=http://"+ProxyAddress)
 	}
+	// A name that is there twice has its first value for some programs and its last one for others.
+	env = slices.DeleteFunc(env, func(ours string) bool {
+		name, _, _ := strings.Cut(ours, "=")
+		return slices.ContainsFunc(b.spec.Env, func(e string) bool { return strings.HasPrefix(e, name+"=") })
+	})
 	return append(env, b.spec.Env...)
 }
 

@@ -39,7 +39,7 @@ type Spec struct {
 	Rootfs  string        // the image's tree: absolute, as the session sees it
 	Args    []string      // the program by absolute path or by PATH, and its arguments
 	Dir     string        // working folder inside; default "/"
-	Env     []string      // added to PATH, HOME, LC_ALL=C.UTF-8 and DEBIAN_FRONTEND=noninteractive; nothing is inherited
+	Env     []string      // added to PATH, HOME, LC_ALL=C.UTF-8 and DEBIAN_FRONTEND=noninteractive, or in their place; nothing is inherited
 
 	Stdin  io.Reader // nil: empty
 	Stdout io.Writer // nil: only the last lines are kept for the error

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"bytes"
 	"context"
 	"debug/elf"
 	"encoding/binary"
@@ -13,6 +14,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -33,6 +35,7 @@ type tracer struct {
 	done     chan error
 	fd       int                // the filter's descriptor
 	roots    bool               // a process changed its root
+	loaders  map[program]string // interpreters of programs that were looked at
 	path     [unix.PathMax]byte // of the call that is looked at
 }
 
@@ -49,7 +52,7 @@ func startTrace(bundle string, told func(Access), stop context.CancelFunc) (*tra
 		return nil, err
 	}
 	l.SetUnlinkOnClose(false)
-	t := &tracer{told: told, listener: l, stop: stop, calls: tracedCalls(), done: make(chan error, 1)}
+	t := &tracer{told: told, listener: l, stop: stop, calls: tracedCalls(), loaders: map[program]string{}, done: make(chan error, 1)}
 	go t.run()
 	return t, nil
 }
@@ -248,7 +251,7 @@ func (t *tracer) name(n *notification, call traced, p place) (string, error) {
 			}
 			return "", err
 		}
-		if end := strings.IndexByte(string(part[:got]), 0); end >= 0 {
+		if end := bytes.IndexByte(part[:got], 0); end >= 0 {
 			name := string(t.path[:have+end])
 			if name == "" && (call.nr != unix.SYS_EXECVEAT) {
 				return "", errNoName
@@ -323,7 +326,7 @@ var errNoFolder = errors.New("no folder")
 // loader of a program with shared libraries.
 func (t *tracer) interpreter(a Access) {
 	for range 5 { // the kernel's own bound
-		name := interpreterOf(a)
+		name := t.interpreterOf(a)
 		if name == "" {
 			return
 		}
@@ -336,7 +339,20 @@ func (t *tracer) interpreter(a Access) {
 	}
 }
 
-func interpreterOf(a Access) string {
+// program is a file as it was when its interpreter was read: whoever changes it changes the time of that.
+type program struct {
+	device, inode      uint64
+	size, changedNanos int64
+}
+
+// settled is how long ago a file must have changed for its time to tell that it is the same: the kernel's clock for that
+// goes in steps of some milliseconds.
+const settled = time.Second
+
+// maxLoaders bounds what a trace remembers.
+const maxLoaders = 1 << 16
+
+func (t *tracer) interpreterOf(a Access) string {
 	root, err := unix.Open("/proc/"+strconv.Itoa(a.Process)+"/root", unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return ""
@@ -349,9 +365,22 @@ func interpreterOf(a Access) string {
 	}
 	f := os.NewFile(uintptr(fd), a.Path)
 	defer f.Close() //nolint:errcheck // read only
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return ""
 	}
+	key := program{st.Dev, st.Ino, st.Size, st.Ctim.Nano()}
+	name, known := t.loaders[key]
+	if !known {
+		name = interpreterIn(f)
+		if len(t.loaders) < maxLoaders && time.Since(time.Unix(0, key.changedNanos)) > settled {
+			t.loaders[key] = name
+		}
+	}
+	return name
+}
+
+func interpreterIn(f *os.File) string {
 	head := make([]byte, 256)
 	n, err := f.ReadAt(head, 0)
 	if err != nil && !errors.Is(err, io.EOF) {

@@ -373,6 +373,7 @@ func (r *run) inTree(ctx context.Context, tree *disk.Mount, out io.Writer, spec 
 	spec.Limits.Time = r.cfg.Timeout
 	spec.Binds = append(spec.Binds, sandbox.Bind{Source: r.control(), Target: controlInside})
 	spec.Binds = append(spec.Binds, r.stockBinds()...)
+	spec.Env = append(spec.Env, locale()...)
 	spec.Env = append(spec.Env, "NEEDRESTART_SUSPEND=1", "APT_LISTCHANGES_FRONTEND=none", ucfVariable(r.req.Policy), "DEBIAN_PRIORITY=critical")
 	return sandbox.Run(ctx, spec)
 }
