@@ -15,10 +15,10 @@ if ! ls /boot/vmlinuz-* >/dev/null 2>&1; then
 	mkdir -p /lib/modules # supermin looks at it, whatever its environment says
 	export SUPERMIN_KERNEL="$work/vmlinuz" SUPERMIN_MODULES="$work/modules/$version" SUPERMIN_KERNEL_VERSION="$version"
 fi
-virt-filesystems -a "$image" >&2 # makes its machine, once
+timeout 900 virt-filesystems -a "$image" >&2 # makes its machine, once
 began=$(date +%s%3N)
 # 169.254.2.2 is what its guests call this machine (guestfs(3), NETWORK).
-virt-customize -a "$image" --write "/etc/apt/sources.list:$sources
+timeout 3600 virt-customize -a "$image" --write "/etc/apt/sources.list:$sources
 " --write "/etc/apt/apt.conf.d/99bench:Acquire::http::Proxy \"http://169.254.2.2:$port\";
 " --update >&2
 echo "$(($(date +%s%3N) - began))" >&3
