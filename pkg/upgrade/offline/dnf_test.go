@@ -209,12 +209,23 @@ func TestConfigsOfRPM(t *testing.T) {
 	image := rpmImage(t, func(tree string) {
 		write(t, tree, "etc/tool.conf", "the owner's\n")
 		write(t, tree, "etc/plain.conf", "the owner's\n")
+		if err := os.MkdirAll(filepath.Join(tree, "etc/selinux"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		write(t, tree, "etc/selinux/config", "SELINUX=enforcing\n")
 	})
-	repo := rpmrepo.New(t)
-	repo.Add(rpmLib("2").Build(t), rpmTool("2", nil).Build(t))
+	repo, lib := rpmrepo.New(t), rpmLib("2")
+	lib.Files["/usr/bin/powerful"], lib.Modes = "#!/bin/sh\n", map[string]string{"/usr/bin/powerful": "4755"}
+	repo.Add(lib.Build(t), rpmTool("2", nil).Build(t))
 	repo.Publish()
 	a := upgradeRPM(t, repo, image, func(r *upgrade.Request) { r.Policy.Conffiles = upgrade.ConffilesNew }).good(t)
+	if diff := cmp.Diff([]string{"/usr/bin/powerful (lib)"}, a.report.Setuid); diff != "" || len(a.report.Strays) > 0 {
+		t.Errorf("%s %v", diff, a.report.Strays)
+	}
 	inside(t, a.output, func(root *os.Root) {
+		if !exists(root, ".autorelabel") {
+			t.Error("nothing will label the new files")
+		}
 		for _, name := range []string{"etc/tool.conf", "etc/plain.conf"} {
 			if text(t, root, name) != "shipped 2\n" || text(t, root, name+".rpmsave") != "the owner's\n" || text(t, root, name+".rpmnew") != "" {
 				t.Errorf("%s: %q", name, text(t, root, name))
@@ -340,6 +351,31 @@ func TestHostileRPM(t *testing.T) {
 				t.Error("a scriptlet wrote outside of the image")
 			}
 		})
+	}
+}
+
+// TestKernelOfRPM: a kernel comes beside the old one, and has to have what it boots with.
+func TestKernelOfRPM(t *testing.T) {
+	t.Parallel()
+	kernel := func(version string, scripts map[string]string) rpmrepo.Package {
+		return rpmrepo.Package{Name: "kernel-core", Version: version, Fields: "Provides: installonlypkg(kernel)\n", Files: map[string]string{"/boot/vmlinuz-" + version: "kernel " + version}, Scripts: scripts}
+	}
+	image := rpmImage(t, func(tree string) { write(t, tree, "boot/initramfs-6.1.img", "ram") }, kernel("6.1", nil))
+	repo := rpmrepo.New(t)
+	repo.Add(kernel("6.2", nil).Build(t))
+	repo.Publish()
+	if a := upgradeRPM(t, repo, image, nil); errs.CodeOf(a.err) != offline.CodeGate || !strings.Contains(a.err.Error(), "the kernel 6.2 has no initramfs") {
+		t.Errorf("%v", a.err)
+	}
+	repo.Add(kernel("6.3", map[string]string{"posttrans": "echo ram >/boot/initramfs-6.3.img"}).Build(t))
+	repo.Publish()
+	a := upgradeRPM(t, repo, image, nil).good(t)
+	want := []upgrade.PackageChange{{Name: "kernel-core", To: "6.3-1", Source: "kernel-core", CVEs: []string{}}}
+	if diff := cmp.Diff(want, a.report.Packages); diff != "" || a.report.KernelFrom != "6.1" || a.report.KernelTo != "6.3" {
+		t.Errorf("%s from %s to %s", diff, a.report.KernelFrom, a.report.KernelTo)
+	}
+	if got := packagesOf(t, a.output); !strings.Contains(got, "kernel-core 6.1-1, kernel-core 6.3-1") {
+		t.Error(got)
 	}
 }
 

@@ -268,8 +268,8 @@ func (d *dnf) findChanges(ctx context.Context, root *os.Root) error {
 			all[c] = true
 		}
 		from := was.Version
-		if installOnly(a.Name) {
-			from = "" // the old one stays
+		if slices.Contains(after, was) {
+			from = "" // it stays beside the new one, as kernels do
 		}
 		d.report.Packages = append(d.report.Packages, upgrade.PackageChange{Name: a.Name, From: from, To: a.Version, Source: a.Source, CVEs: cves})
 	}
