@@ -28,12 +28,44 @@ put() {
 	cp "/run/kiln/$1" "/usr/sbin/$1" && chmod 755 "/usr/sbin/$1" || exit 1
 	diverted="$diverted $1"
 }
+# What is quick stands before the image's own programs on the PATH, where nothing of what they would do can be missed.
+quick() {
+	mkdir -p /run/kiln/bin
+	for name in "$@"; do
+		[ -x "/usr/bin/$name" ] || continue
+		cp "/run/kiln/$name" "/run/kiln/bin/$name" && chmod 755 "/run/kiln/bin/$name" || exit 1
+	done
+}
 diverted=
 put update-initramfs
 put update-grub
 put update-ca-certificates
+rm -f /run/kiln/deferred/manuals /run/kiln/deferred/certificates
+if [ "${KILN_QUICK:-}" = yes ]; then
+	quick setpriv deb-systemd-helper dpkg-maintscript-helper
+	# ucf would bring its templates back where debconf has lost them, and its settings may say anything.
+	if grep -q '^Name: ucf/changeprompt$' /var/cache/debconf/templates.dat && ! grep -q '^[[:space:]]*[^#[:space:]]' /etc/ucf.conf; then
+		quick ucf ucfr
+	fi 2>/dev/null
+	export PATH="/run/kiln/bin:$PATH"
+	if [ "$1" = /usr/bin/apt-get ]; then
+		set -- "$@" -o "DPkg::Path=/run/kiln/bin:$(apt-config dump --format '%v%n' DPkg::Path)"
+	fi
+	# The two files that make C.UTF-8 what it is: every program reads a file for each category that it is told of.
+	unset LC_ALL
+	export LC_CTYPE=C.UTF-8 LC_COLLATE=C.UTF-8
+fi
 "$@"
 code=$?
+late=
+if [ $code = 0 ] && [ -e /run/kiln/deferred/certificates ]; then
+	/usr/sbin/update-ca-certificates.kiln &
+	late=$!
+fi
+if [ $code = 0 ] && [ -e /run/kiln/deferred/manuals ]; then
+	setpriv --reuid man --regid man --init-groups -- /usr/bin/mandb -pq
+fi
+[ -z "$late" ] || wait "$late" || code=1
 for name in $diverted; do
 	rm -f "/usr/sbin/$name"
 	dpkg-divert --quiet --local --rename --divert "/usr/sbin/$name.kiln" --remove "/usr/sbin/$name" || code=1
@@ -63,6 +95,10 @@ const certificatesStub = `#!/bin/sh
 if [ "$*" = "--hooksdir " ] && [ "$DPKG_MAINTSCRIPT_PACKAGE" = ca-certificates ] && [ -z "$(ls -A /etc/ca-certificates/update.d 2>&1)" ]; then
 	exit 0
 fi
+if [ $# = 0 ] && [ "$KILN_QUICK,$DPKG_MAINTSCRIPT_PACKAGE,$DPKG_MAINTSCRIPT_NAME" = yes,ca-certificates,postinst ] && [ -z "$(ls -A /etc/ca-certificates/update.d 2>&1)" ]; then
+	: >/run/kiln/deferred/certificates
+	exit 0
+fi
 exec /usr/sbin/update-ca-certificates.kiln "$@"
 `
 
@@ -81,6 +117,7 @@ done
 // upgradeScripts are the programs in the control folder.
 var upgradeScripts = map[string]string{
 	"upgrade": upgradeScript, "update-initramfs": initramfsStub, "update-grub": grubStub, "update-ca-certificates": certificatesStub, "finish": finishScript,
+	"ucf": ucfStub, "ucfr": ucfrStub, "setpriv": setprivStub, "deb-systemd-helper": systemdStub, "dpkg-maintscript-helper": maintscriptStub,
 }
 
 // upgradePackages runs apt's dist-upgrade: plain upgrade would hold kernels back.

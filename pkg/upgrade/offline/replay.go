@@ -270,7 +270,11 @@ func (r *run) aptChange(ctx context.Context, apt []string, trace func(sandbox.Ac
 	var output tailBuffer
 	counter := &aptProgress{total: int64(len(r.plan.uris)), report: r.progress}
 	args := append([]string{"/bin/sh", controlInside + "/upgrade"}, apt...)
-	err := r.inImage(ctx, io.MultiWriter(r.log, &output, counter), sandbox.Spec{Args: args, Proxy: r.proxy, Trace: trace})
+	spec := sandbox.Spec{Args: args, Proxy: r.proxy, Trace: trace}
+	if trace == nil { // what is recorded holds for the image's own programs
+		spec.Env = []string{"KILN_QUICK=yes"}
+	}
+	err := r.inImage(ctx, io.MultiWriter(r.log, &output, counter), spec)
 	return r.aptError(err, output.String())
 }
 
