@@ -166,6 +166,7 @@ func (r *run) bootQuarantine(ctx context.Context) error {
 	for _, p := range q.packages {
 		r.report.Quarantine.Packages = append(r.report.Quarantine.Packages, p.Name)
 	}
+	slices.Sort(r.report.Quarantine.Packages)
 	if err := r.putBackTraces(ctx, copied.Path); err != nil {
 		return err
 	}

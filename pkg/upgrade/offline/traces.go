@@ -68,7 +68,7 @@ func (q *quarantine) findTraces(now tree, owned fileOwners) (fix repair) {
 			fix.remove = append(fix.remove, name)
 		case isLog && is.regular():
 			fix.empty = append(fix.empty, name)
-		case !is.folder() && !owned.has(name) && !known.MatchString(name):
+		case !is.folder() && !owned.has(name) && !known.MatchString(name) && !isPrivate(name): // in users' folders nothing stays
 			fix.changed = append(fix.changed, "/"+name)
 		}
 	}

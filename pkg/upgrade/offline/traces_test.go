@@ -22,7 +22,7 @@ func TestWhatABootLeaves(t *testing.T) {
 	changedMode := dir(late)
 	changedMode.mode = unix.S_IFDIR | 0o700
 	now := tree{
-		"etc": dir(early), "etc/app.conf": file(within), "etc/motd": file(early), "etc/fstab": file(within), "etc/same": file(1), "etc/new.conf": file(within), "etc/.updated": file(within), "etc/late": file(late),
+		"etc": dir(early), "etc/app.conf": file(within), "etc/motd": file(early), "etc/fstab": file(within), "etc/same": file(1), "etc/new.conf": file(within), "etc/.updated": file(within), "etc/late": file(late), "root/left": file(within),
 		"var/lib/app": dir(within), "var/lib/app/data": file(within), "var/lib/app/sub": dir(within), "var/lib/app/sub/table": file(within), "var/log": dir(within), "var/log/app.log": file(within), "var/log/dpkg.log": file(within), "var/log/new.log": file(within),
 		"var/log/journal": dir(early), "var/log/journal/" + q.machine: dir(within), "var/log/journal/" + q.machine + "/system.journal": file(within),
 		"var/lib/cloud": dir(within), "var/lib/cloud/id": file(within), "var/lib/cloud/next": file(within), "usr/bin": changedMode, "usr/bin/app": file(within),
