@@ -24,8 +24,8 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/job"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
 	"github.com/kiln-cloud/kiln/pkg/upgrade/offline"
-	"github.com/kiln-cloud/kiln/pkg/upgrade/scripts"
 	"github.com/kiln-cloud/kiln/pkg/upgrade/repofiles"
+	"github.com/kiln-cloud/kiln/pkg/upgrade/scripts"
 	"github.com/kiln-cloud/kiln/pkg/upgrade/solve"
 	"github.com/kiln-cloud/kiln/pkg/worker"
 )

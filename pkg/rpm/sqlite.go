@@ -1,6 +1,9 @@
 package rpm
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"maps"
+)
 
 // The parts of sqlite's file format that a table is read by (https://www.sqlite.org/fileformat2.html). The file is an
 // image's: it is read and not executed, so that no view, trigger or endless query of its schema runs.
@@ -197,10 +200,14 @@ func lengthOf(kind uint64) uint64 {
 	switch {
 	case kind >= 12:
 		return (kind - 12) / 2
+	case kind == 5:
+		return 6
+	case kind == 6 || kind == 7:
+		return 8
 	case kind >= 8:
 		return 0
 	}
-	return []uint64{0, 1, 2, 3, 4, 6, 8, 8}[kind]
+	return kind
 }
 
 const (
@@ -220,9 +227,7 @@ func walPages(log []byte, size int) map[uint32][]byte {
 		if binary.BigEndian.Uint32(rest[4:]) == 0 {
 			continue
 		}
-		for n, p := range open {
-			done[n] = p
-		}
+		maps.Copy(done, open)
 		clear(open)
 	}
 	return done

@@ -101,8 +101,7 @@ func expressionOf(license string) []string {
 
 // named says which file of the image an error is about.
 func named(err error, name string) error {
-	var own *errs.Error
-	if errors.As(err, &own) {
+	if own, ok := errors.AsType[*errs.Error](err); ok {
 		return own.At(errs.Where{File: name, Line: own.Where.Line})
 	}
 	return fmt.Errorf("%s: %w", name, err)

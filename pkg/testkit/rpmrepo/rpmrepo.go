@@ -5,7 +5,9 @@ package rpmrepo
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -71,15 +73,8 @@ func (r *Repository) NewKey() {
 func (r *Repository) Add(packages ...string) {
 	r.t.Helper()
 	for _, p := range packages {
-		to := filepath.Join(r.dir, filepath.Base(p))
-		data, err := os.ReadFile(p)
-		if err == nil {
-			err = os.WriteFile(to, data, 0o644)
-		}
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		r.run("rpmsign", "--define", "__gpg /usr/bin/gpg", "--define", "_gpg_name test@example.org", "--addsign", to)
+		r.AddUnsigned(p)
+		r.run("rpmsign", "--define", "__gpg /usr/bin/gpg", "--define", "_gpg_name test@example.org", "--addsign", filepath.Join(r.dir, filepath.Base(p)))
 	}
 }
 
@@ -87,12 +82,10 @@ func (r *Repository) Add(packages ...string) {
 func (r *Repository) AddUnsigned(p string) {
 	r.t.Helper()
 	data, err := os.ReadFile(p)
-	if err == nil {
-		err = os.WriteFile(filepath.Join(r.dir, filepath.Base(p)), data, 0o644)
-	}
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	r.SetFile(filepath.Base(p), data)
 }
 
 // Publish makes the metadata anew and signs it.
@@ -109,7 +102,11 @@ func (r *Repository) Publish() {
 // SetFile replaces a file of the repository.
 func (r *Repository) SetFile(name string, data []byte) {
 	r.t.Helper()
-	if err := os.WriteFile(filepath.Join(r.dir, name), data, 0o644); err != nil {
+	root, err := os.OpenRoot(r.dir)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if err := errors.Join(root.WriteFile(name, data, 0o644), root.Close()); err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -128,7 +125,7 @@ func (r *Repository) RoundTrip(q *http.Request) (*http.Response, error) {
 	r.mu.Lock()
 	r.seen = append(r.seen, name)
 	r.mu.Unlock()
-	data, err := os.ReadFile(filepath.Join(r.dir, filepath.FromSlash(name)))
+	data, err := fs.ReadFile(os.DirFS(r.dir), name)
 	if !ok || err != nil {
 		http.NotFound(w, q)
 	} else {
@@ -149,11 +146,11 @@ func run(t testing.TB, home string, env []string, args ...string) []byte {
 	defer stop()
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env = append([]string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "HOME=" + home}, env...)
-	var errors bytes.Buffer
-	cmd.Stderr = &errors
+	var said bytes.Buffer
+	cmd.Stderr = &said
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("%v: %v\n%s%s", args, err, out, errors.Bytes())
+		t.Fatalf("%v: %v\n%s%s", args, err, out, said.Bytes())
 	}
 	return out
 }

@@ -103,8 +103,7 @@ func installOnly(name string) bool { return name == "kernel" || strings.HasPrefi
 func (d *dnf) verify(ctx context.Context) error {
 	args := []string{"/usr/bin/rpm", "--root", imageInside, "-V", "--noscripts"}
 	for _, a := range d.comes {
-		_, version := cutEpoch(a.Version)
-		args = append(args, a.Name+"-"+version+"."+a.Architecture)
+		args = append(args, a.Name+"-"+withoutEpoch(a.Version)+"."+a.Architecture)
 	}
 	out := &boundedBuffer{left: maxStatus}
 	err := d.inTools(ctx, out, sandbox.Spec{Args: args, Stderr: d.log})
@@ -138,12 +137,12 @@ func harmless(line string) bool {
 	return len(f[0]) == 9 && strings.Trim(f[0], ".T?") == ""
 }
 
-// cutEpoch takes "1:" from a version.
-func cutEpoch(version string) (epoch, rest string) {
-	if e, rest, ok := strings.Cut(version, ":"); ok {
-		return e, rest
+// withoutEpoch takes "1:" from a version.
+func withoutEpoch(version string) string {
+	if _, rest, ok := strings.Cut(version, ":"); ok {
+		return rest
 	}
-	return "", version
+	return version
 }
 
 // checkKernels: a kernel that came has what it boots with, where the image's kernels had that.
@@ -224,7 +223,7 @@ const autorelabel = ".autorelabel"
 func (d *dnf) relabel(root *os.Root) error {
 	text, err := readFile(root, "etc/selinux/config", maxIdentity)
 	if err != nil {
-		return nil //nolint:nilerr // no SELinux, or none that starts
+		return nil // no SELinux, or none that starts
 	}
 	for line := range strings.Lines(string(text)) {
 		mode, ok := strings.CutPrefix(strings.TrimSpace(line), "SELINUX=")
@@ -290,12 +289,12 @@ func (d *dnf) closed(ctx context.Context, a arrival, was rpm.Package) ([]string,
 	if err != nil {
 		return nil, errs.Wrap(err, errs.Unavailable, CodeMirror, "the changelog of %s cannot be read", a.Name)
 	}
-	_, version := cutEpoch(was.Version)
+	version := withoutEpoch(was.Version)
 	var fresh strings.Builder
 	for line := range strings.Lines(text) {
 		if strings.HasPrefix(line, "* ") && was.Version != "" {
 			f := strings.Fields(line)
-			_, said := cutEpoch(f[len(f)-1])
+			said := withoutEpoch(f[len(f)-1])
 			// Releases are named there without what the distribution adds (25 for 25.el9).
 			if c, err := rpm.Compare(said, version); err == nil && c <= 0 && said[0] >= '0' && said[0] <= '9' {
 				break

@@ -181,7 +181,7 @@ func (d *dnf) writeConf(root *os.Root) error {
 			return errs.Wrap(err, errs.Invalid, CodeRequest, "cannot read the keys of the repository %s", r.ID)
 		}
 		name := fmt.Sprintf("keys/%d.asc", i)
-		if err := os.WriteFile(filepath.Join(d.control(), name), keys, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(d.control(), name), keys, 0o644); err != nil { //nolint:gosec // a name of our own
 			return errs.Wrap(err, errs.Internal, CodeRequest, "the work folder cannot be filled")
 		}
 		signed := 1
