@@ -33,7 +33,7 @@ const (
 const recordWait = 5 * time.Minute
 
 // recordFormat goes into every key: records of another form are not found.
-const recordFormat = "2"
+const recordFormat = "3"
 
 // deferredNotes are what the stubs write.
 var deferredNotes = []string{"initramfs", "grub"}
@@ -159,6 +159,9 @@ func (s *sharing) find(ctx context.Context) error {
 		return nil
 	}
 	if kept, s.why, err = store.Find(ctx, s.key, s.tree); err != nil || kept == nil {
+		if s.why != "" {
+			s.tell("No record of the shared changes fits: %s.", s.why)
+		}
 		return err
 	}
 	return errors.Join(s.unlock(), s.replay(ctx, kept))

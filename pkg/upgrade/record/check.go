@@ -356,6 +356,8 @@ func (c *checker) input(in Input) error {
 		same = s.Type == in.State.Type || s.Type != TypeDir && in.State.Type != TypeDir && s.Type != TypeSpecial && in.State.Type != TypeSpecial
 	case WantState:
 		same = s.alike(in.State)
+	case WantThere:
+		same = present(s).alike(present(in.State))
 	case WantFile:
 		if same = s.alike(in.State); same {
 			s.Hash, err = c.tree.hash(real)
@@ -364,7 +366,9 @@ func (c *checker) input(in Input) error {
 	case WantNames:
 		if same = s.alike(in.State); same {
 			var names []string
-			names, err = c.tree.List(real)
+			if names, err = c.tree.List(real); err == nil {
+				names, err = counted(c.lstat, real, names, in.Only)
+			}
 			same = namesSum(names) == in.Names
 		}
 	}

@@ -82,7 +82,7 @@ func (f *finisher) findInputs(ctx context.Context) error {
 		f.replaced[e.Name] = e.Owned
 	}
 	for _, l := range slices.SortedFunc(maps.Keys(f.looks), func(a, b look) int {
-		return cmp.Or(strings.Compare(a.name, b.name), strings.Compare(a.want, b.want))
+		return cmp.Or(strings.Compare(a.name, b.name), strings.Compare(a.want, b.want), strings.Compare(a.only, b.only))
 	}) {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -116,7 +116,9 @@ func (f *finisher) addInput(l look) error {
 	case l.want == WantConf:
 		err = f.confInput(&in, real)
 	case was.Type == TypeDir && (l.want == WantNames || l.want == WantFile):
-		in.Want, in.Names = WantNames, namesSum(f.before.children[real])
+		var names []string
+		names, err = counted(f.before.lstat, real, f.before.children[real], l.only)
+		in.Want, in.Only, in.Names = WantNames, l.only, namesSum(names)
 	case l.want == WantNames:
 		in.Want = WantState
 	case l.want == WantFile && was.Type == TypeFile:

@@ -54,6 +54,7 @@ const (
 	WantState = "s" // its attributes; of a link, where it leads
 	WantFile  = "f" // its content too
 	WantNames = "l" // the names in a folder
+	WantThere = "e" // that it is there, whose it is and whether it is empty
 	WantConf  = "c" // which of dpkg's cases for a configuration file it is
 )
 
@@ -65,6 +66,7 @@ type Input struct {
 	Real     string `json:"r"` // where it led on the recorded image
 	State    State  `json:"s"`
 	Names    string `json:"e,omitempty"` // sha256 of the sorted names of a folder
+	Only     string `json:"y,omitempty"` // which names of a folder count: patterns, or "python" for modules; "" for all
 	// Of a configuration file: dpkg's case, and the md5 that the old and the new package have for it.
 	Case string `json:"c,omitempty"`
 	Old  string `json:"o,omitempty"`

@@ -36,7 +36,10 @@ const (
 var fooImage = known(map[string]string{
 	statusFile:                        foo1 + "\n\n" + man1 + "\n\n",
 	infoFolder + "/foo.list":          "/.\n/usr\n/usr/bin\n/usr/bin/foo\n/usr/share/man/foo.1\n/usr/share/foo\n/usr/share/foo/old\n/usr/share/foo/gone\n/etc/foo.conf\n",
-	infoFolder + "/foo.postinst":      "getent passwd foouser; update-rc.d foo",
+	infoFolder + "/foo.postinst":      "getent passwd foouser; update-rc.d foo; mkdir /srv/foopath",
+	"usr/sbin/update-rc.d":            "#!/usr/bin/perl\nglob(\"/etc/rc?.d/[SK][0-9][0-9]$scriptname\");\nreturn  glob(\"$dpkg_root/etc/rcS.d/S??mountkernfs.sh\");\n",
+	"etc/rc3.d/S01a":                  "",
+	"boot/initrd.img-1":               "initrd",
 	infoFolder + "/man.list":          "/.\n/usr/bin/man\n",
 	fileTriggers:                      "/usr/share/man man/noawait\n",
 	triggersFolder + "/refresh":       "man\n",
@@ -145,13 +148,21 @@ func ownByFoo(dir string) error {
 
 // looks is what their processes look at.
 func looks(r *Recorder) {
-	r.reader = func(process int) reader { return reader{program: map[int]string{1: "dpkg", 2: "sh"}[process]} }
+	r.reader = func(process int) reader {
+		return map[int]reader{
+			1: {program: "dpkg"}, 2: {program: "sh"}, 5: {program: "dash"},
+			3: {program: "perl", args: []string{"/usr/bin/perl", "/usr/sbin/update-rc.d", "-f", "foo", "defaults"}},
+			4: {program: "python3.11", args: []string{"/usr/bin/python3", "-E", "/usr/bin/py3clean", "-p", "foo"}},
+		}[process]
+	}
 	for _, a := range []sandbox.Access{
 		{Kind: sandbox.Read, Path: "/" + statusFile, Process: 1}, {Kind: sandbox.Read, Path: "/usr/bin/foo", Process: 1}, {Kind: sandbox.Read, Path: "/etc/foo.conf", Process: 1},
 		{Kind: sandbox.List, Path: "/usr/bin", Process: 1}, {Kind: sandbox.Exec, Path: "/usr/bin/tool", Process: 2}, {Kind: sandbox.Read, Path: "/etc/default/foo", Process: 2},
 		{Kind: sandbox.Stat, Path: "/etc/absent", Process: 2}, {Kind: sandbox.List, Path: "/etc/rc2.d", Process: 2}, {Kind: sandbox.Read, Path: "/etc/ld.so.cache", Process: 2},
 		{Kind: sandbox.Read, Path: "/etc/passwd", Process: 2}, {Kind: sandbox.Stat, Path: "/run/x", Process: 2}, {Kind: sandbox.Readlink, Path: "/proc/self/exe", Process: 2},
 		{Kind: sandbox.Write, Path: "/var/lib/foo/db", Process: 2}, {Kind: sandbox.Read, Path: "/" + triggersFolder + "/nobody", Process: 1},
+		{Kind: sandbox.List, Path: "/etc", Process: 3}, {Kind: sandbox.List, Path: "/etc/rc3.d", Process: 3}, {Kind: sandbox.List, Path: "/usr/bin", Process: 4},
+		{Kind: sandbox.Stat, Path: "/boot/initrd.img-1", Process: 5},
 	} {
 		a.Asked = a.Path
 		r.See(a)

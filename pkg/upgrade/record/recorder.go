@@ -44,6 +44,7 @@ type look struct {
 	name     string
 	noFollow bool
 	want     string
+	only     string // Input.Only
 }
 
 // Begin takes down how the image is. Nothing may run in it yet.
@@ -117,12 +118,14 @@ func conffiles(stanza string) map[string]string {
 	return out
 }
 
-// addWords takes up what could be the name of a user or group.
+// addWords takes up what could be the name of a user or group. What follows a slash is a part of a path.
 func addWords(words map[string]bool, text string) {
 	for _, w := range strings.FieldsFunc(text, func(c rune) bool {
-		return c != '_' && c != '-' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z')
+		return c != '/' && c != '_' && c != '-' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z')
 	}) {
-		words[w] = true
+		if w, _, _ = strings.Cut(w, "/"); w != "" {
+			words[w] = true
+		}
 	}
 }
 
@@ -173,7 +176,7 @@ func (r *Recorder) refuse(why refusal) {
 
 // telling reports whether it counts who looks.
 func (r *Recorder) telling(name string, kind sandbox.AccessKind) bool {
-	if kind == sandbox.List || strings.HasPrefix(name, "var/") || name == "etc/ld.so.cache" {
+	if kind == sandbox.List || strings.HasPrefix(name, "var/") || strings.HasPrefix(name, ramDisks) || name == "etc/ld.so.cache" {
 		return true
 	}
 	if kind == sandbox.Exec {
@@ -205,7 +208,7 @@ func readerOf(process int) reader {
 	if !slices.Contains(systemFolders, path.Dir(exe)) {
 		return reader{} // a program of that name that is somewhere else
 	}
-	if who.program == "dpkg-query" {
+	if who.program == "dpkg-query" || who.program == "perl" || strings.HasPrefix(who.program, "python3") {
 		if text, err := os.ReadFile(at + "/cmdline"); err == nil {
 			who.args = strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00")
 		}
@@ -233,6 +236,15 @@ func (r *Recorder) note(name string, who reader) {
 func (r *Recorder) ease(l look, kind sandbox.AccessKind, who reader) (look, bool) {
 	if waived(l.name, who) {
 		return look{}, true
+	}
+	if onlyThere(l.name, kind, who) {
+		l.want = WantThere
+		return l, true
+	}
+	if kind == sandbox.List {
+		if l.only = r.part(l.name, who); l.only != "" {
+			return l, true
+		}
 	}
 	if who.program != "dpkg" || kind == sandbox.Exec {
 		return l, false
