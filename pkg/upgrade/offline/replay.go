@@ -182,6 +182,7 @@ func (s *sharing) replay(ctx context.Context, kept *record.Kept) error {
 	if err := errors.Join(err, kept.Close()); err != nil {
 		return err
 	}
+	s.tell("The shared changes came from a record: %d files.", files)
 	s.report.Record, s.report.Replayed = replayed, files
 	return nil
 }
