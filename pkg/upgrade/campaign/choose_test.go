@@ -9,6 +9,25 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/upgrade/campaign"
 )
 
+// TestConditionsOfOtherKinds: a version is compared by the rules of the image's packages.
+func TestConditionsOfOtherKinds(t *testing.T) {
+	t.Parallel()
+	embedded(t, func(t *testing.T, f *fleet) {
+		f.image("alma", "p", "alma", "NetworkManager high")
+		f.ok(f.db.PutImage(t.Context(), catalog.Image{ID: "alma", ProjectID: "p", Name: "Image alma", State: catalog.Inspected, CreatedAt: f.now(), UpdatedAt: f.now(), Facts: &catalog.Facts{
+			PackageKind: "rpm", OS: catalog.OSRelease{ID: "almalinux", VersionID: "9"}, Architecture: "amd64",
+			Packages: []catalog.Package{{Name: "NetworkManager", Version: "1.0^git2-1.el9", Architecture: "x86_64", Source: "NetworkManager"}},
+		}}))
+		for condition, want := range map[string]int{"NetworkManager": 1, "NetworkManager>1.0-1.el9": 1, "NetworkManager<1.0^git3": 1, "NetworkManager<1.0-9": 0, "networkmanager": 0} {
+			got, err := f.engine().Chooser.Choose(t.Context(), "p", campaign.Filter{Package: condition})
+			f.ok(err)
+			if len(got.Taken) != want {
+				t.Errorf("%s: %+v", condition, got)
+			}
+		}
+	})
+}
+
 func TestChoose(t *testing.T) {
 	t.Parallel()
 	embedded(t, func(t *testing.T, f *fleet) {
