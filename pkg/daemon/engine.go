@@ -87,9 +87,9 @@ func (p *Parts) campaigns() *campaign.Rounds {
 	return &campaign.Rounds{
 		Service: &campaign.Service{Desk: desk, Store: p.DB, Upgrades: p.DB},
 		Catalog: &catalog.Service{Desk: desk, Store: p.DB}, Upgrade: &upgrade.Service{Desk: desk, Store: p.DB},
-		Planner:      &upgrade.Planning{Desk: desk, Plans: p.DB},
-		Chooser:      &campaign.Chooser{Store: p.DB, Catalog: p.DB, Glance: p.Glance},
-		Settle: p.Config.Engine.PolicySettle, PolicyEvery: p.Config.Engine.TriggerInterval, Log: p.Log,
+		Planner: &upgrade.Planning{Desk: desk, Plans: p.DB},
+		Chooser: &campaign.Chooser{Store: p.DB, Catalog: p.DB, Glance: p.Glance},
+		Settle:  p.Config.Engine.PolicySettle, PolicyEvery: p.Config.Engine.TriggerInterval, Log: p.Log,
 	}
 }
 
