@@ -49,7 +49,8 @@ if [ "${KILN_QUICK:-}" = yes ]; then
 	fi 2>/dev/null
 	export PATH="/run/kiln/bin:$PATH"
 	if [ "$1" = /usr/bin/apt-get ]; then
-		set -- "$@" -o "DPkg::Path=/run/kiln/bin:$(apt-config dump --format '%v%n' DPkg::Path)"
+		path=$(apt-config dump --format '%v%n' DPkg::Path) # empty: dpkg has the PATH of apt
+		set -- "$@" -o "DPkg::Path=${path:+/run/kiln/bin:$path}"
 	fi
 	# The two files that make C.UTF-8 what it is: every program reads a file for each category that it is told of.
 	unset LC_ALL
