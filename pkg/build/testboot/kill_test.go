@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -51,6 +52,10 @@ func TestKilledWorkerLeavesNothing(t *testing.T) {
 			t.Fatal("QEMU did not start")
 		}
 		qemu = child(cmd.Process.Pid)
+	}
+	limits, err := os.ReadFile(filepath.Join(qemu, "limits"))
+	if err != nil || !regexp.MustCompile(`(?m)^Max address space +[0-9]+ `).Match(limits) || !regexp.MustCompile(`(?m)^Max file size +[0-9]+ `).Match(limits) {
+		t.Errorf("QEMU runs without bounds: %v\n%s", err, limits)
 	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)

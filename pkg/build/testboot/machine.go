@@ -3,7 +3,7 @@ package testboot
 import (
 	"context"
 	"encoding/json"
-	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -191,7 +191,7 @@ type running struct {
 // start runs QEMU with its console going to w.
 func (m *machine) start(ctx context.Context, w io.Writer) (*running, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	cmd := exec.CommandContext(ctx, m.program, m.args...)
+	cmd := exec.CommandContext(ctx, "prlimit", m.limited()...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"}
 	cmd.Dir = "/"
 	cmd.ExtraFiles = m.files
@@ -205,7 +205,6 @@ func (m *machine) start(ctx context.Context, w io.Writer) (*running, error) {
 		cancel()
 		return nil, errs.Wrap(err, errs.Internal, CodeHost, "QEMU cannot be started.")
 	}
-	m.limit(cmd.Process.Pid)
 	go func() {
 		defer close(r.ended)
 		err := cmd.Wait()
@@ -226,17 +225,14 @@ func (m *machine) credential() *syscall.Credential {
 	return c
 }
 
-// limit bounds the process itself: its memory by the guest's and room for QEMU, its files by the room for an overlay. A
-// process that has ended already needs none.
-func (m *machine) limit(pid int) {
+// limited is the command line of QEMU with bounds on the process itself: its memory by the guest's and room for QEMU, its
+// files by the room for an overlay. prlimit(1) of util-linux sets them and becomes QEMU: to set them from outside, a
+// capability is needed that not every root has.
+func (m *machine) limited() []string {
 	const qemuBytes, overlayBytes = 3 << 30, 32 << 30
-	for what, n := range map[int]uint64{
-		unix.RLIMIT_AS: uint64(m.cfg.MemoryMiB)<<20 + qemuBytes, unix.RLIMIT_FSIZE: max(overlayBytes, m.fileBytes), unix.RLIMIT_CORE: 0,
-	} {
-		if err := unix.Prlimit(pid, what, &unix.Rlimit{Cur: n, Max: n}, nil); err != nil && !errors.Is(err, unix.ESRCH) {
-			m.cfg.Log.WithError(err).Warning("QEMU runs without a limit")
-		}
-	}
+	return append([]string{
+		fmt.Sprintf("--as=%d", m.cfg.MemoryMiB<<20+qemuBytes), fmt.Sprintf("--fsize=%d", max(overlayBytes, m.fileBytes)), "--core=0", m.program,
+	}, m.args...)
 }
 
 // stop ends the process and gives what it said on standard error. The disk is thrown away, so it is not asked to stop.
