@@ -34,7 +34,17 @@ type Image struct {
 // Convert writes src as dst with qemu-img, which is told both formats. dst.Path appears only when it is complete
 // and on stable storage; a failure or a cancel leaves nothing. src is checked first with the default Limits.
 // progress may be nil; done and total are bytes of the virtual disk.
-func Convert(ctx context.Context, src, dst Image, progress func(done, total int64)) (err error) {
+func Convert(ctx context.Context, src, dst Image, progress func(done, total int64)) error {
+	return convert(ctx, src, dst, publish, progress)
+}
+
+// ConvertScratch is Convert for a result that does not outlive the job that makes it: dst.Path appears when it is complete,
+// and nobody waits for the disk. After a crash of the machine it may be there with other bytes.
+func ConvertScratch(ctx context.Context, src, dst Image, progress func(done, total int64)) error {
+	return convert(ctx, src, dst, place, progress)
+}
+
+func convert(ctx context.Context, src, dst Image, appear func(tmp, to string) error, progress func(done, total int64)) error {
 	header, err := CheckFile(src, Limits{})
 	if err != nil {
 		return err
@@ -61,7 +71,7 @@ func Convert(ctx context.Context, src, dst Image, progress func(done, total int6
 	if err := runConvert(ctx, cmd, header.VirtualSize, progress); err != nil {
 		return err
 	}
-	return publish(tmp.Name(), to)
+	return appear(tmp.Name(), to)
 }
 
 // CheckFile is Check on a file.
@@ -139,13 +149,18 @@ func publish(tmp, to string) error {
 	if err := SyncFile(tmp); err != nil {
 		return fullOr(err, CodeConvert, "The converted image cannot be written to the disk.")
 	}
-	if err := os.Chmod(tmp, 0o644); err != nil {
-		return errs.Wrap(err, errs.Internal, CodeConvert, "The converted image cannot be published.")
-	}
-	if err := os.Rename(tmp, to); err != nil {
-		return errs.Wrap(err, errs.Internal, CodeConvert, "The converted image cannot be published.")
+	if err := place(tmp, to); err != nil {
+		return err
 	}
 	if err := SyncFile(filepath.Dir(to)); err != nil {
+		return errs.Wrap(err, errs.Internal, CodeConvert, "The converted image cannot be published.")
+	}
+	return nil
+}
+
+// place makes a finished temporary file appear under its name.
+func place(tmp, to string) error {
+	if err := errors.Join(os.Chmod(tmp, 0o644), os.Rename(tmp, to)); err != nil {
 		return errs.Wrap(err, errs.Internal, CodeConvert, "The converted image cannot be published.")
 	}
 	return nil

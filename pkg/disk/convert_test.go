@@ -29,26 +29,35 @@ func TestConvertThereAndBack(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs qemu-img")
 	}
-	dir := t.TempDir()
-	path, data := randomRaw(t, dir, 16<<20)
-	q, back := disk.Image{Path: filepath.Join(dir, "a.qcow2"), Format: disk.Qcow2}, disk.Image{Path: filepath.Join(dir, "b.raw"), Format: disk.Raw}
-	var last int64
-	if err := disk.Convert(t.Context(), disk.Image{Path: path, Format: disk.Raw}, q, func(done, total int64) {
-		if done < last || total != 16<<20 {
-			t.Errorf("progress went from %d to %d of %d", last, done, total)
-		}
-		last = done
-	}); err != nil {
-		t.Fatal(err)
-	}
-	if last != 16<<20 {
-		t.Fatalf("progress ended at %d", last)
-	}
-	if err := disk.Convert(t.Context(), q, back, nil); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := os.ReadFile(back.Path); err != nil || !bytes.Equal(got, data) {
-		t.Fatalf("the disk changed on the way (%v)", err)
+	for name, convert := range map[string]func(ctx context.Context, src, dst disk.Image, progress func(done, total int64)) error{
+		"to keep": disk.Convert, "scratch": disk.ConvertScratch,
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			path, data := randomRaw(t, dir, 16<<20)
+			q, back := disk.Image{Path: filepath.Join(dir, "a.qcow2"), Format: disk.Qcow2}, disk.Image{Path: filepath.Join(dir, "b.raw"), Format: disk.Raw}
+			var last int64
+			if err := convert(t.Context(), disk.Image{Path: path, Format: disk.Raw}, q, func(done, total int64) {
+				if done < last || total != 16<<20 {
+					t.Errorf("progress went from %d to %d of %d", last, done, total)
+				}
+				last = done
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if last != 16<<20 {
+				t.Fatalf("progress ended at %d", last)
+			}
+			if err := convert(t.Context(), q, back, nil); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := os.ReadFile(back.Path); err != nil || !bytes.Equal(got, data) {
+				t.Fatalf("the disk changed on the way (%v)", err)
+			}
+			if left, err := os.ReadDir(dir); err != nil || len(left) != 3 {
+				t.Fatalf("in the folder: %v, %v", left, err)
+			}
+		})
 	}
 }
 

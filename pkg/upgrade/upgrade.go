@@ -96,7 +96,7 @@ type Request struct {
 	Suites         []Suite
 	Repositories   []Repository // instead of Suites, for rpm systems
 	WorkDir        string       // empty, on a disk with room
-	Output         string       // path of the new image
+	Output         string       // path of the new image; to be uploaded: nobody waits until it is on stable storage
 	OutputFormat   string       // "qcow2" or "raw"
 	Policy         Policy
 	// Share are changes that other images of the batch get too, closed under their dependencies. The first image whose

@@ -338,7 +338,7 @@ func (r *run) inspect(ctx context.Context) error {
 }
 
 func (r *run) copyOriginal(ctx context.Context) error {
-	err := disk.Convert(ctx, disk.Image{Path: r.req.Original, Format: r.req.OriginalFormat}, disk.Image{Path: r.raw, Format: disk.Raw},
+	err := disk.ConvertScratch(ctx, disk.Image{Path: r.req.Original, Format: r.req.OriginalFormat}, disk.Image{Path: r.raw, Format: disk.Raw},
 		func(done, total int64) { r.progress("copy", done, total, "bytes") })
 	if err != nil {
 		return err
@@ -355,8 +355,9 @@ func (r *run) copyOriginal(ctx context.Context) error {
 	return err
 }
 
+// writeResult needs no wait for the disk: the file is uploaded, or made again.
 func (r *run) writeResult(ctx context.Context) error {
-	return disk.Convert(ctx, disk.Image{Path: r.raw, Format: disk.Raw}, disk.Image{Path: r.req.Output, Format: r.req.OutputFormat},
+	return disk.ConvertScratch(ctx, disk.Image{Path: r.raw, Format: disk.Raw}, disk.Image{Path: r.req.Output, Format: r.req.OutputFormat},
 		func(done, total int64) { r.progress("write", done, total, "bytes") })
 }
 

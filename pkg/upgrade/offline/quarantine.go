@@ -148,7 +148,7 @@ func (r *run) bootQuarantine(ctx context.Context) error {
 		return err
 	}
 	copied := disk.Image{Path: filepath.Join(r.work.Path, "before.raw"), Format: disk.Raw}
-	if err := disk.Convert(ctx, disk.Image{Path: r.raw, Format: disk.Raw}, copied, nil); err != nil {
+	if err := disk.ConvertScratch(ctx, disk.Image{Path: r.raw, Format: disk.Raw}, copied, nil); err != nil {
 		return err
 	}
 	r.tell("quarantine boot of %s", names(q.packages))
