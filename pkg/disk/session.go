@@ -182,6 +182,7 @@ func (m *Mount) Root() (*os.Root, error) {
 // Unmount writes everything back and unmounts. It tries until ctx ends while something uses the mount, then fails
 // with CodeBusy. A second call does nothing.
 func (m *Mount) Unmount(ctx context.Context) error {
+	var busy error
 	for pause := time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
 		err := m.session.ns.do(ctx, m.unmount)
 		switch {
@@ -189,12 +190,14 @@ func (m *Mount) Unmount(ctx context.Context) error {
 			return nil
 		case errs.CodeOf(err) == CodeClosed:
 			return nil // the namespace is gone, and the mount with it
-		case !errors.Is(err, unix.EBUSY):
+		case errors.Is(err, unix.EBUSY):
+			busy = err
+		case busy == nil || ctx.Err() == nil:
 			return errs.Wrap(err, errs.Internal, CodeMount, "The file system cannot be unmounted.")
 		}
 		select {
 		case <-ctx.Done():
-			return errs.Wrap(err, errs.Conflict, CodeBusy, "Something still uses the mounted file system.")
+			return errs.Wrap(busy, errs.Conflict, CodeBusy, "Something still uses the mounted file system.")
 		case <-time.After(pause):
 		}
 	}

@@ -121,7 +121,7 @@ func TestSessionMountsPrivatelyAndWrites(t *testing.T) {
 	if b, err := os.ReadFile(filepath.Join(m.HostPath(), "hello")); err != nil || string(b) != "kiln" {
 		t.Fatalf("HostPath: %q %v", b, err)
 	}
-	short, stop := context.WithTimeout(ctx, 50*time.Millisecond)
+	short, stop := context.WithTimeout(ctx, time.Second)
 	defer stop()
 	if err := m.Unmount(short); errs.CodeOf(err) != disk.CodeBusy {
 		t.Fatalf("unmounted under an open root: %v", err)
