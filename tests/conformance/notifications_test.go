@@ -100,13 +100,16 @@ func testNotifications(t *testing.T, target Target) {
 	file := "/v2/images/" + id + "/file"
 	stores := values(demo.get(t, "image", "/v2/info/stores").want(t, http.StatusOK).list("stores"), "id")
 	demo.put(t, "image", file, bytes.Repeat([]byte("kiln"), 1000)).want(t, http.StatusNoContent)
+	// Glance tells of the end of an upload and of a download when its answer has gone out: another call may be told of before.
+	awaitNotification(t, target.listener, id, "image.update", 6)
 	demo.get(t, "image", file).want(t, http.StatusOK)
+	awaitNotification(t, target.listener, id, "image.send", 7)
 	g.patch(t, demo, id, "add", "kiln_more", "1").want(t, http.StatusOK)
 	admin.post(t, "image", "/v2/images/"+id+"/import", copyTo(stores[1])).want(t, http.StatusAccepted)
 	g.settle(t, id)
 	demo.delete(t, "image", "/v2/images/"+id).want(t, http.StatusNoContent)
 
-	got := awaitNotification(t, target.listener, id, "image.delete")
+	got := awaitNotification(t, target.listener, id, "image.delete", 1)
 	var events []string
 	for _, n := range got {
 		events = append(events, n.message["event_type"].(string))
@@ -131,12 +134,13 @@ func testNotifications(t *testing.T, target Target) {
 	}
 }
 
-func awaitNotification(t *testing.T, l *listener, id, last string) []notification {
+// awaitNotification waits until at least so many were told about an image, the last one of this type.
+func awaitNotification(t *testing.T, l *listener, id, last string, least int) []notification {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
 	for {
 		got := l.about("glance", id)
-		if len(got) > 0 && got[len(got)-1].message["event_type"] == last {
+		if len(got) >= least && got[len(got)-1].message["event_type"] == last {
 			return got
 		}
 		if time.Now().After(deadline) {
