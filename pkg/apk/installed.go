@@ -68,7 +68,10 @@ func ReadInstalled(text []byte) ([]Package, error) {
 		}
 		*field = plain(line[2:])
 	}
-	return out, end()
+	if err := end(); err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // field is where the value of a letter belongs; nil for what is not kept.

@@ -15,7 +15,7 @@ type Guest struct {
 	RootUUID string            // of the root file system
 	Kernel   string            // file
 	Initrd   string            // file
-	Script   string            // POSIX shell. `frame KIND` reports its standard input, of at most 7,000 bytes; a KIND is of small letters
+	Script   string            // POSIX shell. `report KIND` sends its standard input, of at most 7,000 bytes; a KIND is of small letters
 	Files    map[string][]byte // by their paths below GuestFiles
 	Packages string            // a folder that is seen as GuestFiles/packages; "" for none
 	Limit    time.Duration     // from the script's beginning until the machine is off; the boot has a limit of its own

@@ -14,23 +14,20 @@ import (
 // booter is what [build] test_boot names; nil for none. auto without the programs is none, with a warning.
 func (p *Parts) booter() (build.Booter, error) {
 	c := p.Config.Build
-	limits := testboot.Timeouts{Boot: c.BootTimeout}
 	switch c.TestBoot {
 	case "off":
 		return nil, nil
 	case "nova":
 		b, err := cloud.New(cloud.Config{
 			Nova: p.Nova, Images: p.Glance, Projects: p.Keystone, Project: c.Quarantine, Flavor: c.QuarFlavor, Network: c.QuarNetwork,
-			Zone: c.QuarZone, Timeouts: limits, Log: p.Log,
+			Zone: c.QuarZone, Timeouts: testboot.Timeouts{Boot: c.BootTimeout}, Log: p.Log,
 		})
 		if err != nil {
 			return nil, err
 		}
 		return b, nil
 	}
-	b, err := testboot.New(testboot.Config{
-		Dir: p.Config.Worker.WorkDir, Accelerator: c.Accelerator, MemoryMiB: c.BootMemory, CPUs: c.BootCPUs, Timeouts: limits, Log: p.Log,
-	})
+	b, err := p.qemu()
 	if errs.Is(err, errs.NotFound) && c.TestBoot != "qemu" {
 		p.Log.WithError(err).Warning("images are published without a test boot: install qemu-system-x86 and genisoimage, or set [build] test_boot")
 		return nil, nil
@@ -41,14 +38,21 @@ func (p *Parts) booter() (build.Booter, error) {
 	return b, nil
 }
 
+// qemu boots on this worker; errs.NotFound where its programs are not installed.
+func (p *Parts) qemu() (*testboot.QEMU, error) {
+	c := p.Config.Build
+	return testboot.New(testboot.Config{
+		Dir: p.Config.Worker.WorkDir, Accelerator: c.Accelerator, MemoryMiB: c.BootMemory, CPUs: c.BootCPUs, Timeouts: testboot.Timeouts{Boot: c.BootTimeout}, Log: p.Log,
+	})
+}
+
 // guests boot copies of images for packages whose scripts need a running system; nil where test boots are off or QEMU is not
 // installed. A worker that tests by Nova has its quarantine boots in QEMU too: the copy is not in the cloud yet.
 func (p *Parts) guests() (offline.Guests, error) {
-	c := p.Config.Build
-	if c.TestBoot == "off" {
+	if p.Config.Build.TestBoot == "off" {
 		return nil, nil
 	}
-	g, err := testboot.New(testboot.Config{Dir: p.Config.Worker.WorkDir, Accelerator: c.Accelerator, MemoryMiB: c.BootMemory, CPUs: c.BootCPUs, Timeouts: testboot.Timeouts{Boot: c.BootTimeout}, Log: p.Log})
+	g, err := p.qemu()
 	if errs.Is(err, errs.NotFound) {
 		p.Log.WithError(err).Info("this worker has no quarantine boots: packages that need a running system can only be held")
 		return nil, nil

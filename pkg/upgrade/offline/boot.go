@@ -52,9 +52,6 @@ if [ "${KILN_QUICK:-}" = yes ]; then
 		path=$(apt-config dump --format '%v%n' DPkg::Path) # empty: dpkg has the PATH of apt
 		set -- "$@" -o "DPkg::Path=${path:+/run/kiln/bin:$path}"
 	fi
-	# The two files that make C.UTF-8 what it is: every program reads a file for each category that it is told of.
-	unset LC_ALL
-	export LC_CTYPE=C.UTF-8 LC_COLLATE=C.UTF-8
 fi
 "$@"
 code=$?

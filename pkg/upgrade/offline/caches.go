@@ -109,9 +109,6 @@ const (
 	stockFile   = "_run_kiln-packages_._"
 	stockLists  = "stock/lists"
 	stockSource = "stock/sources.list"
-
-	stockSourceText  = "deb [trusted=yes] file:" + stockInside + " ./\n"
-	stockReleaseText = "Origin: Kiln\nSuite: plan\nCodename: plan\nDate: Thu, 01 Jan 1970 00:00:00 UTC\n"
 )
 
 // stock brings the packages of the plan into the store and lays a repository of just them, which apt reads in place: nothing
@@ -125,11 +122,11 @@ func (r *run) stock(ctx context.Context) error {
 		if r.wasReplayed(name) {
 			continue
 		}
-		sum, ok := strings.CutPrefix(r.plan.sums[name], "SHA256:")
+		p, ok := r.source(name, uri, r.plan.sums[name])
 		if !ok {
 			return nil // apt knows a checksum of another kind, and checks it
 		}
-		packages = append(packages, pool.Source{Name: name, SHA256: sum, Open: func(ctx context.Context) (io.ReadCloser, error) { return r.proxy.Fetch(ctx, uri) }})
+		packages = append(packages, p)
 	}
 	if len(packages) == 0 {
 		return nil
@@ -143,32 +140,43 @@ func (r *run) stock(ctx context.Context) error {
 	return err
 }
 
-func (r *run) fill(ctx context.Context, packages []pool.Source) error {
+// source is a package file as the store takes it; false where the index names no SHA-256 of it.
+func (r *run) source(name, uri, sum string) (pool.Source, bool) {
+	sum, ok := strings.CutPrefix(sum, "SHA256:")
+	return pool.Source{Name: name, SHA256: sum, Open: func(ctx context.Context) (io.ReadCloser, error) { return r.proxy.Fetch(ctx, uri) }}, ok
+}
+
+// bring lays a repository of just these packages, which the store has or gets, and the files by which apt knows it, by their
+// names in the control folder.
+func bring(ctx context.Context, store *pool.Store, packages []pool.Source) (*pool.Plan, map[string][]byte, error) {
 	group, limited := errgroup.WithContext(ctx)
 	group.SetLimit(4)
 	for _, p := range packages {
-		group.Go(func() error { return r.cfg.Caches.Packages.Bring(limited, p) })
+		group.Go(func() error { return store.Bring(limited, p) })
 	}
 	if err := group.Wait(); err != nil {
-		return err
+		return nil, nil, err
 	}
-	repository, index, err := r.cfg.Caches.Packages.Lay(packages)
+	repository, index, err := store.Lay(packages)
+	return repository, map[string][]byte{
+		stockSource: []byte("deb [trusted=yes] file:" + stockInside + " ./\n"),
+		// Under the names that apt gives them after an update.
+		stockLists + "/" + stockFile + "Packages": index,
+		stockLists + "/" + stockFile + "Release":  []byte("Origin: Kiln\nSuite: plan\nCodename: plan\nDate: Thu, 01 Jan 1970 00:00:00 UTC\n"),
+	}, err
+}
+
+func (r *run) fill(ctx context.Context, packages []pool.Source) error {
+	repository, files, err := bring(ctx, r.cfg.Caches.Packages, packages)
 	if err != nil {
 		return err
 	}
 	r.stocked = repository // closed with the run, however this goes on
-	lists := filepath.Join(r.control(), stockLists)
-	files := map[string][]byte{
-		filepath.Join(r.control(), stockSource): []byte(stockSourceText),
-		// Under the names that apt gives them after an update.
-		filepath.Join(lists, stockFile+"Packages"): index,
-		filepath.Join(lists, stockFile+"Release"):  []byte(stockReleaseText),
-	}
-	if err := os.MkdirAll(filepath.Join(lists, "partial"), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(r.control(), stockLists, "partial"), 0o755); err != nil {
 		return errs.Wrap(err, errs.Internal, CodeRequest, "the work folder cannot be filled")
 	}
 	for name, text := range files {
-		if err := os.WriteFile(name, text, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(r.control(), name), text, 0o644); err != nil {
 			return errs.Wrap(err, errs.Internal, CodeRequest, "the work folder cannot be filled")
 		}
 	}

@@ -287,11 +287,7 @@ func (d *dnf) findHeld(ctx context.Context) error {
 	for line := range strings.Lines(out) {
 		id, ok := strings.CutPrefix(strings.TrimSpace(line), "held ")
 		if ok && !slices.ContainsFunc(d.comes, func(a arrival) bool { return a.id() == id }) {
-			name, _, _ := strings.Cut(id, ".")
-			if i := strings.LastIndexByte(id, '.'); i > 0 {
-				name = id[:i]
-			}
-			d.report.Held = append(d.report.Held, name)
+			d.report.Held = append(d.report.Held, strings.TrimSuffix(id, path.Ext(id)))
 		}
 	}
 	slices.Sort(d.report.Held)

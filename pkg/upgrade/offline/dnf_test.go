@@ -96,18 +96,7 @@ func upgradeRPM(t *testing.T, repo *rpmrepo.Repository, image string, change fun
 		change(&req)
 	}
 	a.report, a.err = offline.New(offline.Config{Proxy: proxy, Timeout: 2 * time.Minute}).Upgrade(t.Context(), req)
-	for end := time.Now().Add(10 * time.Second); len(leftInKernel(t, work)) > 0 && time.Now().Before(end); {
-		time.Sleep(20 * time.Millisecond)
-	}
-	if found := left(t, work); len(found) > 0 {
-		t.Errorf("left behind: %v", found)
-	}
-	if _, err := os.Stat(a.output); (err == nil) != (a.err == nil && !a.report.Unchanged) {
-		t.Errorf("output: %v, upgrade: %v", err, a.err)
-	}
-	if sumOf(t, image) != was {
-		t.Error("the original was changed")
-	}
+	a.settled(t, image, was, work)
 	return a
 }
 

@@ -147,19 +147,9 @@ func withoutEpoch(version string) string {
 
 // checkKernels: a kernel that came has what it boots with, where the image's kernels had that.
 func (d *dnf) checkKernels(now tree) error {
-	var old, kernels []string
-	for name := range now {
-		if v, ok := strings.CutPrefix(name, "boot/vmlinuz-"); ok && !strings.Contains(v, "rescue") {
-			kernels = append(kernels, v)
-		}
-	}
+	old, kernels := kernelsIn(d.before), kernelsIn(now)
 	had := func(pattern string) bool {
 		return slices.ContainsFunc(slices.Collect(maps.Keys(d.before)), func(name string) bool { ok, _ := path.Match(pattern, name); return ok })
-	}
-	for name := range d.before {
-		if v, ok := strings.CutPrefix(name, "boot/vmlinuz-"); ok && !strings.Contains(v, "rescue") {
-			old = append(old, v)
-		}
 	}
 	if len(old) > 0 && len(kernels) == 0 {
 		return failed("no kernel is left in /boot")
@@ -176,8 +166,6 @@ func (d *dnf) checkKernels(now tree) error {
 			return failed("the boot loader has no entry for the kernel %s", v)
 		}
 	}
-	inspect.SortVersions(old)
-	inspect.SortVersions(kernels)
 	if len(old) > 0 {
 		d.report.KernelFrom = old[len(old)-1]
 	}
@@ -187,17 +175,33 @@ func (d *dnf) checkKernels(now tree) error {
 	return nil
 }
 
+// kernelsIn are the versions of the kernels in /boot but for those of a rescue system, newest last.
+func kernelsIn(t tree) []string {
+	var out []string
+	for name := range t {
+		if v, ok := strings.CutPrefix(name, "boot/vmlinuz-"); ok && !strings.Contains(v, "rescue") {
+			out = append(out, v)
+		}
+	}
+	inspect.SortVersions(out)
+	return out
+}
+
 // checkFiles compares the files with those before, by the lists of rpm.
 func (d *dnf) checkFiles(ctx context.Context, root *os.Root, now tree) error {
 	text, err := d.query(ctx, "--root", imageInside, "-qa", "--qf", fileFormat)
 	if err != nil {
 		return failed("the files of its packages cannot be listed: %v", err)
 	}
+	fresh := map[string]bool{}
+	for _, a := range d.comes {
+		fresh[a.Name] = true
+	}
 	owned, comes := fileOwners{}, map[string]shippedFile{}
 	for _, f := range parseFiles(text) {
 		name := merged(strings.TrimPrefix(f.path, "/"))
 		owned[name] = append(owned[name], f.pkg)
-		if slices.ContainsFunc(d.comes, func(a arrival) bool { return a.Name == f.pkg }) {
+		if fresh[f.pkg] {
 			comes[name] = f
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/rpm"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
 )
 
@@ -64,7 +65,7 @@ func (d *dnf) conflicts(ctx context.Context, root *os.Root) ([]config, error) {
 	var names, files []string
 	for _, a := range d.comes {
 		files = append(files, a.file)
-		if slices.Contains(d.hadNames(), a.Name) {
+		if slices.ContainsFunc(d.had, func(p rpm.Package) bool { return p.Name == a.Name }) {
 			names = append(names, a.Name)
 		}
 	}
@@ -95,15 +96,6 @@ func (d *dnf) conflicts(ctx context.Context, root *os.Root) ([]config, error) {
 		}
 	}
 	return out, nil
-}
-
-// hadNames are the names of the installed packages.
-func (d *dnf) hadNames() []string {
-	var out []string
-	for _, p := range d.had {
-		out = append(out, p.Name)
-	}
-	return out
 }
 
 // digestOf is a file's sum in the digits of which there are so many; "" where it is gone or not to be read.

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -105,28 +104,19 @@ func (r *run) stockQuarantine(ctx context.Context) error {
 	var packages []pool.Source
 	for _, p := range r.boot.packages {
 		name := fileName(p)
-		sum, ok := strings.CutPrefix(r.boot.plan.sums[name], "SHA256:")
+		source, ok := r.source(name, r.boot.plan.uris[name], r.boot.plan.sums[name])
 		if !ok {
 			return errs.New(errs.Unavailable, CodeMirror, "the index names no SHA-256 of %s %s", p.Name, p.Version)
 		}
-		uri := r.boot.plan.uris[name]
-		packages = append(packages, pool.Source{Name: name, SHA256: sum, Open: func(ctx context.Context) (io.ReadCloser, error) { return r.proxy.Fetch(ctx, uri) }})
+		packages = append(packages, source)
 	}
-	for _, p := range packages {
-		if err := store.Bring(ctx, p); err != nil {
-			return err
-		}
-	}
-	repository, index, err := store.Lay(packages)
+	repository, files, err := bring(ctx, store, packages)
 	if err != nil {
 		return err
 	}
-	r.boot.repository = repository
-	r.boot.files = map[string][]byte{
-		"control/" + stockSource:                               []byte(stockSourceText),
-		"control/" + stockLists + "/partial/none":              nil,
-		"control/" + stockLists + "/" + stockFile + "Packages": index,
-		"control/" + stockLists + "/" + stockFile + "Release":  []byte(stockReleaseText),
+	r.boot.repository, r.boot.files = repository, map[string][]byte{"control/" + stockLists + "/partial/none": nil}
+	for name, text := range files {
+		r.boot.files["control/"+name] = text
 	}
 	for name, text := range upgradeScripts {
 		r.boot.files["control/"+name] = []byte(text)

@@ -117,6 +117,13 @@ func (s *shop) upgradeIt(t *testing.T, image string, change func(*upgrade.Reques
 		change(&req, &cfg)
 	}
 	a.report, a.err = offline.New(cfg).Upgrade(t.Context(), req)
+	a.settled(t, image, was, work)
+	return a
+}
+
+// settled checks what holds for every upgrade: was is the sum of the image before.
+func (a *attempt) settled(t *testing.T, image, was, work string) {
+	t.Helper()
 	for end := time.Now().Add(10 * time.Second); len(leftInKernel(t, work)) > 0 && time.Now().Before(end); {
 		time.Sleep(20 * time.Millisecond) // programs that look at all disks (mkfs.btrfs) keep a loop device for a moment
 	}
@@ -129,7 +136,6 @@ func (s *shop) upgradeIt(t *testing.T, image string, change func(*upgrade.Reques
 	if sumOf(t, image) != was {
 		t.Error("the original was changed")
 	}
-	return a
 }
 
 // good fails the test where the upgrade failed.

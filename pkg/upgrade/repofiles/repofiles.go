@@ -80,7 +80,7 @@ func parse(file, text string) ([]upgrade.Repository, error) {
 		if s.off {
 			continue
 		}
-		if problem := s.filled("9", "amd64").Problem(); problem != "" {
+		if problem := filled(s.Repository, "9", "amd64").Problem(); problem != "" {
 			return nil, bad("%s", problem)
 		}
 		if slices.ContainsFunc(out, func(r upgrade.Repository) bool { return r.ID == s.ID }) {
@@ -124,10 +124,6 @@ func (s *section) set(key, value string) string {
 var baseArch = strings.NewReplacer("amd64", "x86_64", "arm64", "aarch64")
 
 // filled replaces dnf's variables.
-func (s section) filled(release, arch string) upgrade.Repository {
-	return filled(s.Repository, release, arch)
-}
-
 func filled(r upgrade.Repository, release, arch string) upgrade.Repository {
 	r.BaseURL = strings.NewReplacer("$releasever", release, "$basearch", baseArch.Replace(arch)).Replace(r.BaseURL)
 	return r

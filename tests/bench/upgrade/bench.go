@@ -209,13 +209,19 @@ func accelerator() string {
 	return "tcg"
 }
 
-// bootAndUpgrade lets the image upgrade itself.
-func bootAndUpgrade(ctx context.Context, b *bench) (outcome, error) {
+// given is what ways of other tools begin with.
+func (b *bench) given() (debian.Fleet, string, error) {
 	f, err := b.fleet()
 	if err != nil {
-		return outcome{}, err
+		return f, "", err
 	}
 	sources, err := b.sources()
+	return f, sources, err
+}
+
+// bootAndUpgrade lets the image upgrade itself.
+func bootAndUpgrade(ctx context.Context, b *bench) (outcome, error) {
+	f, sources, err := b.given()
 	if err != nil {
 		return outcome{}, err
 	}
@@ -231,11 +237,7 @@ func bootAndUpgrade(ctx context.Context, b *bench) (outcome, error) {
 // virtCustomize is libguestfs' tool on a copy. It knows no proxy of its own: the environment's goes in. How many packages it
 // changed it does not tell.
 func virtCustomize(ctx context.Context, b *bench) (outcome, error) {
-	f, err := b.fleet()
-	if err != nil {
-		return outcome{}, err
-	}
-	sources, err := b.sources()
+	f, sources, err := b.given()
 	if err != nil {
 		return outcome{}, err
 	}
