@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/kiln-cloud/kiln/pkg/advisory"
 )
 
 // Batch are images for which a part of the upgrade is the same: it is recorded on one of them and replayed on the others.
@@ -61,6 +63,9 @@ func pools(plans []Plan) []*pool {
 			continue
 		}
 		key := fmt.Sprintf("%s\n%s\n%+v", p.Release, p.Architecture, p.Policy)
+		if p.PackageKind == advisory.RPM {
+			key += "\n" + p.ImageID // records are of dpkg's work
+		}
 		if byKey[key] == nil {
 			byKey[key] = &pool{release: p.Release, architecture: p.Architecture, number: map[PackageRef]int{}}
 		}

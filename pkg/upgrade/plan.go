@@ -37,8 +37,8 @@ const (
 type PlannedChange struct {
 	PackageRef
 	Source   string   `json:"source"`
-	Suite    string   `json:"suite"`    // that the new version comes from
-	Security bool     `json:"security"` // from a security suite
+	Suite    string   `json:"suite"`    // that the new version comes from; of an rpm system the repository
+	Security bool     `json:"security"` // from a security suite; of an rpm system by its repository's advisories
 	Urgency  string   `json:"urgency"`  // low, medium, high, emergency; "" where unknown
 	CVEs     []string `json:"cves"`     // that the change closes, as far as they are known
 	Bytes    int64    `json:"bytes"`    // of the package file
@@ -50,7 +50,7 @@ type PlannedChange struct {
 	Needs []string `json:"needs,omitempty"`
 }
 
-// ID names a package of an image: dpkg allows one of each name and architecture.
+// ID names a package of an image: dpkg and rpm allow one of each name and architecture, but for kernels.
 func (r PackageRef) ID() string { return r.Name + ":" + r.Architecture }
 
 // Held is a package with a published fix that the upgrade would leave as it is.
@@ -65,7 +65,8 @@ type Held struct {
 type Plan struct {
 	ImageID      string          `json:"image_id"`
 	ProjectID    string          `json:"project_id"`
-	Release      string          `json:"release"`      // codename
+	PackageKind  string          `json:"package_kind"` // deb, rpm or apk; "" for an image that could not be read
+	Release      string          `json:"release"`      // codename; of an rpm system as in almalinux-9.4
 	Architecture string          `json:"architecture"` // Debian's name
 	Policy       Policy          `json:"policy"`       // that it was made under
 	Changes      []PlannedChange `json:"changes"`      // sorted by name and architecture
@@ -134,10 +135,11 @@ func ComparePackageRefs(a, b PackageRef) int {
 // Question is what a Planner is asked: the package state of one image, read without mounting it.
 type Question struct {
 	ImageID      string
-	Release      string // codename
+	Release      string // codename; VERSION_ID of an rpm system
 	Architecture string
 	State        PackageState
 	Suites       []Suite
+	Repositories []Repository // instead of Suites, for rpm systems
 	Policy       Policy
 	WorkDir      string // empty, of the caller's
 	Log          io.Writer
@@ -149,7 +151,23 @@ type PackageState struct {
 	Foreign     []byte            // /var/lib/dpkg/arch, the architectures beside its own; nil where there is none
 	Extended    []byte            // /var/lib/apt/extended_states; nil where there is none
 	Preferences map[string][]byte // /etc/apt/preferences and preferences.d/*, by file name
+	RPM         *RPMState         // of an rpm system, and nothing else then
 }
+
+// RPMState is what rpm and dnf of an image know, as their files have it. dnf's history, its plugins (versionlock), its
+// variables and what it protects are not among it: the upgrade does not use them either.
+type RPMState struct {
+	Path      string // of the database in the image, which is one of sqlite
+	Database  []byte
+	Log       []byte            // the write-ahead log beside it; nil where there is none
+	OwnerFile string            // path of Owner
+	Owner     []byte            // what its owner says to dnf: dnf.conf or yum.conf; nil where there is none
+	Modules   map[string][]byte // enabled streams: /etc/dnf/modules.d, by file name
+}
+
+// CodeNoPlanner says that a worker cannot plan the upgrade of an image that it, or another worker, may well upgrade. It
+// never changes.
+const CodeNoPlanner = "kiln.plan.no_planner"
 
 // Planner finds out what an upgrade would do. errs.Invalid where the packages of the image do not fit together.
 type Planner interface {

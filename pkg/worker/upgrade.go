@@ -146,7 +146,7 @@ func (h *upgradeHandler) construct(ctx context.Context, r *job.Run, u *upgrade.U
 
 // sources are where the fixes of an image come from, by the kind of its packages.
 func (d Deps) sources(f *catalog.Facts) ([]upgrade.Suite, []upgrade.Repository) {
-	if f.PackageKind != advisory.RPM {
+	if advisory.KindOfFacts(f) != advisory.RPM {
 		return d.Suites.For(f.OS.Codename), nil
 	}
 	if d.Repositories == nil {

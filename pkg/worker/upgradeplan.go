@@ -75,7 +75,7 @@ func (h *upgradePlanHandler) Run(ctx context.Context, r *job.Run) (job.Result, e
 				gone++
 				r.Warnf("image %s is not known any more", id)
 				err = nil
-			} else if errs.CodeOf(err) == codeNoPlanner {
+			} else if errs.CodeOf(err) == upgrade.CodeNoPlanner {
 				r.Warnf("image %s: %v", id, err)
 				unplanned, err = err, nil
 			}
@@ -97,18 +97,15 @@ func (h *upgradePlanHandler) Run(ctx context.Context, r *job.Run) (job.Result, e
 	}}, nil
 }
 
-// codeNoPlanner says that an image is upgraded without a plan. No plan is kept of it: one that refuses would keep
-// campaigns from upgrading it.
-const codeNoPlanner = "kiln.plan.no_planner"
-
-// plan makes and keeps the plan of one image. What is wrong with the image becomes the plan's Refused.
+// plan makes and keeps the plan of one image. What is wrong with the image becomes the plan's Refused. Where this worker is
+// what lacks something (upgrade.CodeNoPlanner), none is kept: one that refuses would keep campaigns from upgrading it.
 func (h *upgradePlanHandler) plan(ctx context.Context, r *job.Run, id string, policy upgrade.Policy) (upgrade.Plan, error) {
 	img, err := h.Store.FindImage(ctx, id)
 	if err != nil {
 		return upgrade.Plan{}, err
 	}
 	plan, err := h.solve(ctx, r, img, policy)
-	if err != nil && (!errs.Is(err, errs.Invalid) || errs.CodeOf(err) == codeNoPlanner) {
+	if err != nil && (!errs.Is(err, errs.Invalid) || errs.CodeOf(err) == upgrade.CodeNoPlanner) {
 		return plan, err
 	}
 	if err != nil {
@@ -116,10 +113,19 @@ func (h *upgradePlanHandler) plan(ctx context.Context, r *job.Run, id string, po
 		r.Warnf("image %s: %v", img.ID, err)
 	}
 	plan.ImageID, plan.ProjectID, plan.Policy = img.ID, img.ProjectID, policy
-	if img.Facts != nil {
-		plan.Release, plan.Architecture = img.Facts.OS.Codename, img.Facts.Architecture
+	if f := img.Facts; f != nil {
+		plan.PackageKind, plan.Release, plan.Architecture = advisory.KindOfFacts(f), releaseOf(f), f.Architecture
 	}
 	return plan, h.Store.PutPlan(ctx, plan)
+}
+
+// releaseOf is a release's codename; rpm systems mostly have none.
+func releaseOf(f *catalog.Facts) string {
+	if f.OS.Codename != "" || advisory.KindOfFacts(f) == advisory.Deb {
+		return f.OS.Codename
+	}
+	name := []rune(f.OS.ID + "-" + f.OS.VersionID)
+	return string(name[:min(len(name), 64)]) // what the store keeps
 }
 
 func (h *upgradePlanHandler) solve(ctx context.Context, r *job.Run, img catalog.Image, policy upgrade.Policy) (plan upgrade.Plan, err error) {
@@ -127,24 +133,27 @@ func (h *upgradePlanHandler) solve(ctx context.Context, r *job.Run, img catalog.
 		return plan, errs.New(errs.Invalid, "kiln.plan.not_inspected", "the image has no facts (%s %s): only what can be read is upgraded", img.State, img.Reason)
 	}
 	f := img.Facts
+	q := upgrade.Question{ImageID: img.ID, Release: f.OS.Codename, Architecture: f.Architecture, Policy: policy, Log: r}
+	q.Suites, q.Repositories = h.sources(f)
 	switch advisory.KindOfFacts(f) {
 	case advisory.RPM:
-		return plan, errs.New(errs.Invalid, codeNoPlanner, "%s: plans are made for systems with dpkg; dnf plans an rpm system while it is upgraded", f.OS.PrettyName)
+		q.Release = f.OS.VersionID
+		if len(q.Repositories) == 0 {
+			return plan, errs.New(errs.Invalid, "kiln.plan.no_suites", "%s: there are no rpm repositories for it ([upgrade] rpm_repositories of the worker)", f.OS.PrettyName)
+		}
 	case advisory.APK:
 		return plan, errs.New(errs.Invalid, "kiln.plan.no_manager", "%s: systems with packages of apk are read, and not upgraded offline", f.OS.PrettyName)
+	default:
+		if f.OS.Codename == "" || len(q.Suites) == 0 {
+			return plan, errs.New(errs.Invalid, "kiln.plan.no_suites", "%s: there are no repositories for it", f.OS.PrettyName)
+		}
 	}
-	suites := h.Suites.For(f.OS.Codename)
-	if f.OS.Codename == "" || len(suites) == 0 {
-		return plan, errs.New(errs.Invalid, "kiln.plan.no_suites", "%s: there are no repositories for it", f.OS.PrettyName)
-	}
-	state, err := h.state(ctx, r, img)
-	if err != nil {
+	if q.State, err = h.state(ctx, r, img); err != nil {
 		return plan, err
 	}
 	err = h.work(func(dir string) error {
-		plan, err = h.Planner.Plan(ctx, upgrade.Question{
-			ImageID: img.ID, Release: f.OS.Codename, Architecture: f.Architecture, State: state, Suites: suites, Policy: policy, WorkDir: dir, Log: r,
-		})
+		q.WorkDir = dir
+		plan, err = h.Planner.Plan(ctx, q)
 		return err
 	})
 	return plan, err

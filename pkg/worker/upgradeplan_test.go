@@ -21,6 +21,9 @@ import (
 type oneChange struct{}
 
 func (oneChange) Plan(_ context.Context, q upgrade.Question) (upgrade.Plan, error) {
+	if q.State.RPM != nil && q.Release == "8" {
+		return upgrade.Plan{}, errs.New(errs.Unavailable, upgrade.CodeNoPlanner, "this worker has no dnf")
+	}
 	if strings.HasPrefix(string(q.State.Status), "broken") {
 		return upgrade.Plan{}, errs.New(errs.Invalid, "kiln.plan.packages", "its packages do not fit together")
 	}
@@ -75,25 +78,42 @@ func TestPlansOfUpgradesAreKeptForEachImage(t *testing.T) {
 	}
 }
 
-// TestSystemsWithoutAPlanner: no plan is kept of an rpm system, because one that refuses would keep campaigns from it.
-func TestSystemsWithoutAPlanner(t *testing.T) {
+// TestPlansOfOtherSystems: no plan is kept of an rpm system where the worker cannot make one, because one that refuses
+// would keep campaigns from it.
+func TestPlansOfOtherSystems(t *testing.T) {
 	s := newShop(t)
 	s.deps.Planner = oneChange{}
-	s.deps.PackageState = func(context.Context, io.ReaderAt, int64, string) (upgrade.PackageState, error) {
-		return upgrade.PackageState{Status: []byte("fine")}, nil
+	s.deps.PackageState = func(_ context.Context, r io.ReaderAt, size int64, _ string) (upgrade.PackageState, error) {
+		text := make([]byte, size)
+		if _, err := r.ReadAt(text, 0); err != nil {
+			return upgrade.PackageState{}, err
+		}
+		if strings.HasPrefix(string(text), "rpm") {
+			return upgrade.PackageState{RPM: &upgrade.RPMState{Database: text}}, nil
+		}
+		return upgrade.PackageState{Status: text}, nil
+	}
+	s.deps.Repositories = func(f *catalog.Facts) []upgrade.Repository {
+		if f.OS.VersionID == "7" {
+			return nil
+		}
+		return []upgrade.Repository{{ID: "fixes", BaseURL: "http://rpm.example.org/" + f.OS.VersionID, Keys: "/keys"}}
 	}
 	web := s.upload(catalog.NewGlanceImage{Name: "web"}, false).ID
-	for _, kind := range []string{"rpm", "apk"} {
-		facts := catalog.Facts{PackageKind: kind, OS: catalog.OSRelease{ID: "example", VersionID: "9", PrettyName: "Example 9"}}
-		if err := s.db.PutImage(t.Context(), catalog.Image{ID: kind, ProjectID: s.project, State: catalog.Inspected, Facts: &facts, CreatedAt: time.Now(), UpdatedAt: time.Now()}); err != nil {
+	put := func(kind, version string) string {
+		id := s.upload(catalog.NewGlanceImage{Name: kind + version}, false).ID
+		facts := catalog.Facts{PackageKind: kind, Architecture: "amd64", OS: catalog.OSRelease{ID: "example", VersionID: version, PrettyName: "Example " + version}}
+		if err := s.db.PutImage(t.Context(), catalog.Image{ID: id, ProjectID: s.project, State: catalog.Inspected, Facts: &facts, CreatedAt: time.Now(), UpdatedAt: time.Now()}); err != nil {
 			t.Fatal(err)
 		}
+		return id
 	}
+	nine, again, eight, seven, apk := put("rpm", "9"), put("rpm", "9"), put("rpm", "8"), put("rpm", "7"), put("apk", "3")
 	plans := upgrade.Planning{Desk: job.Desk{Jobs: s.db, Tx: s.db, Events: s.db, Now: time.Now, NewID: uuid.NewString}, Plans: s.db}
 	for _, way := range []struct {
 		ids   []string
 		state job.State
-	}{{[]string{"rpm"}, job.Failed}, {[]string{"rpm", "apk", web}, job.Succeeded}} {
+	}{{[]string{eight}, job.Failed}, {[]string{nine, again, eight, seven, apk, web}, job.Succeeded}} {
 		j, err := plans.Request(t.Context(), s.by(), way.ids, upgrade.Policy{})
 		if err != nil {
 			t.Fatal(err)
@@ -102,14 +122,29 @@ func TestSystemsWithoutAPlanner(t *testing.T) {
 		if j, err = s.db.FindJob(t.Context(), j.ID); err != nil || j.State != way.state {
 			t.Fatalf("%v: %s %v %v", way.ids, j.State, j.Error, err)
 		}
-		if way.state == job.Failed && !strings.Contains(j.Error.Detail, "dnf plans an rpm system while it is upgraded") {
+		if way.state == job.Failed && !strings.Contains(j.Error.Detail, "no dnf") {
 			t.Errorf("%+v", j.Error)
 		}
 	}
-	if p, err := plans.FindPlan(t.Context(), "rpm"); !errs.Is(err, errs.NotFound) {
-		t.Errorf("a plan of an rpm system: %+v %v", p, err)
+	if p, err := plans.FindPlan(t.Context(), eight); !errs.Is(err, errs.NotFound) {
+		t.Errorf("a plan that nobody can make: %+v %v", p, err)
 	}
-	if p, err := plans.FindPlan(t.Context(), "apk"); err != nil || !strings.Contains(p.Refused, "apk") {
-		t.Errorf("a plan of an apk system: %+v %v", p, err)
+	for id, refused := range map[string]string{apk: "apk", seven: "rpm_repositories"} {
+		if p, err := plans.FindPlan(t.Context(), id); err != nil || !strings.Contains(p.Refused, refused) {
+			t.Errorf("%+v %v", p, err)
+		}
+	}
+	var made []upgrade.Plan
+	for _, id := range []string{nine, again} {
+		p, err := plans.FindPlan(t.Context(), id)
+		if err != nil || p.Refused != "" || len(p.Changes) != 1 || p.PackageKind != "rpm" || p.Release != "example-9" || p.Architecture != "amd64" {
+			t.Errorf("%+v %v", p, err)
+		}
+		made = append(made, p)
+	}
+	for _, b := range upgrade.Batches(made) {
+		if len(b.Share) > 0 || len(b.ImageIDs) != 1 {
+			t.Errorf("rpm systems share nothing: %+v", b)
+		}
 	}
 }

@@ -18,7 +18,7 @@ const CodeNoPackages = "kiln.facts.no_dpkg"
 const preferencesMost = 256
 
 // PackageState reads what the package manager of an image knows, as Quick reads facts. Invalid CodeNoPackages where the
-// image has no dpkg, and as Read where it cannot be read.
+// image has neither dpkg nor rpm, CodeRPMDatabase where its rpm cannot be upgraded, and as Read where it cannot be read.
 func PackageState(ctx context.Context, r io.ReaderAt, size int64, format string) (st upgrade.PackageState, err error) {
 	header, err := disk.Check(r, size, format, disk.Limits{})
 	if err != nil {
@@ -45,7 +45,10 @@ func packageState(fsys fileSystem) (st upgrade.PackageState, err error) {
 		return st, err
 	}
 	if st.Status == nil {
-		return st, errs.New(errs.Invalid, CodeNoPackages, "the image has no /var/lib/dpkg/status: only systems with dpkg are upgraded this way")
+		if st.RPM, err = rpmState(fsys); err == nil && st.RPM == nil {
+			err = errs.New(errs.Invalid, CodeNoPackages, "the image has no /var/lib/dpkg/status and no rpm database: only systems with one of these are upgraded")
+		}
+		return st, err
 	}
 	if st.Foreign, err = fileIfThere(fsys, "/var/lib/dpkg/arch", maxText); err != nil {
 		return st, err

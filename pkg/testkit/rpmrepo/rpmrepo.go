@@ -33,6 +33,8 @@ type Repository struct {
 	gpg  string // home of gpg
 	mu   sync.Mutex
 	seen []string
+
+	advisories []Advisory
 }
 
 // New makes an empty repository with a key of its own.
@@ -92,6 +94,9 @@ func (r *Repository) AddUnsigned(p string) {
 func (r *Repository) Publish() {
 	r.t.Helper()
 	r.run("createrepo_c", "--quiet", "--no-database", r.dir)
+	if len(r.advisories) > 0 {
+		r.run("modifyrepo_c", "--mdtype=updateinfo", r.updateinfo(), filepath.Join(r.dir, "repodata"))
+	}
 	signature := filepath.Join(r.dir, "repodata/repomd.xml.asc")
 	if err := os.RemoveAll(signature); err != nil {
 		r.t.Fatal(err)

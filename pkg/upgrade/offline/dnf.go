@@ -16,6 +16,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/rpm"
 	"github.com/kiln-cloud/kiln/pkg/sandbox"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
+	"github.com/kiln-cloud/kiln/pkg/upgrade/hostdnf"
 )
 
 // dnf upgrades an rpm system. The host's dnf and rpm do the work, in a tree beside the image.
@@ -39,15 +40,13 @@ type arrival struct {
 
 func (a arrival) id() string { return a.Name + "." + a.Architecture }
 
-var releaseID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
-
 // rpmSystem refuses, before anything is copied, an rpm system that cannot be upgraded.
 func rpmSystem(req upgrade.Request, release string) error {
 	bad := func(format string, args ...any) error { return errs.New(errs.Invalid, CodeRequest, format, args...) }
 	if len(req.Repositories) == 0 {
 		return bad("no rpm repository is named to take upgrades from")
 	}
-	if !releaseID.MatchString(release) {
+	if !hostdnf.IsRelease(release) {
 		return bad("%.64q is no release of an rpm system (VERSION_ID of its os-release)", release)
 	}
 	for _, r := range req.Repositories {
@@ -151,6 +150,9 @@ func (d *dnf) plan(ctx context.Context) error {
 	if _, err := d.dnf(ctx, true, append(args, "upgrade")...); err != nil {
 		return err
 	}
+	if err := d.checkSecurity(); err != nil {
+		return err
+	}
 	files, err := d.fetched()
 	if err != nil {
 		return err
@@ -166,6 +168,18 @@ func (d *dnf) plan(ctx context.Context) error {
 	}
 	d.report.Unchanged = len(d.comes) == 0
 	return nil
+}
+
+// checkSecurity refuses to choose by what no repository says: dnf would find nothing, and call the image good.
+func (d *dnf) checkSecurity() error {
+	if !d.req.Policy.Security {
+		return nil
+	}
+	told, err := d.host().TellsSecurity()
+	if err == nil && !told {
+		err = errs.New(errs.Invalid, CodeRequest, "none of the repositories says which packages are security fixes: they have no updateinfo, so nothing can be chosen by it")
+	}
+	return err
 }
 
 // fetched lists the package files. No program of the image has run yet.
@@ -201,7 +215,7 @@ func (d *dnf) checkSignatures(ctx context.Context, files []string) error {
 			continue
 		}
 		tool := func(args ...string) (string, error) {
-			out := &boundedBuffer{left: maxStatus}
+			out := &hostdnf.Buffer{Left: maxStatus}
 			err := d.inTools(ctx, out, sandbox.Spec{Args: append([]string{"/usr/bin/rpmkeys", "--dbpath", keys}, args...)})
 			return out.String(), err
 		}

@@ -20,55 +20,19 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/upgrade/offline"
 )
 
-// rpmBase is the system of a made-up rpm distribution: a shell, the folders, and what identifies it.
-var rpmBase = rpmrepo.Package{
-	Name: "base", Version: "1", Fields: "Provides: /bin/sh\n", Dirs: []string{"/proc", "/dev", "/run", "/tmp", "/root", "/var/lib/tool", "/usr/sbin", "/boot"},
-	Files: map[string]string{
-		"/etc/os-release": "ID=example\nVERSION_ID=9\nPRETTY_NAME=\"Example 9\"\n", "/etc/passwd": "root:x:0:0::/root:/bin/sh\ntool:x:99:99::/:/bin/false\n",
-		"/etc/group": "root:x:0:\ntool:x:99:\n",
-	},
-	Copies: map[string]string{"/usr/bin/busybox": "/bin/busybox"},
-	Links: map[string]string{
-		"/bin": "usr/bin", "/usr/bin/sh": "busybox", "/usr/bin/id": "busybox", "/usr/bin/wget": "busybox", "/usr/bin/cat": "busybox", "/usr/bin/mkdir": "busybox",
-		"/usr/bin/chmod": "busybox", "/usr/bin/cp": "busybox", "/usr/bin/grep": "busybox", "/usr/bin/ls": "busybox", "/usr/bin/mknod": "busybox", "/usr/bin/mount": "busybox",
-	},
-}
-
-// rpmTool is a package with configuration of both kinds, and what a test adds.
+// rpmTool, rpmLib and rpmImage are those of the testkit, with what a test adds.
 func rpmTool(version string, scripts map[string]string) rpmrepo.Package {
-	return rpmrepo.Package{
-		Name: "tool", Version: version, Scripts: scripts, Fields: "Requires: lib >= " + version + "\n",
-		Files: map[string]string{
-			"/etc/tool.conf": "shipped " + version + "\n", "/etc/plain.conf": "shipped " + version + "\n", "/etc/calm.conf": "shipped " + version + "\n",
-			"/usr/share/tool": "tool " + version + "\n",
-		},
-		Config: []string{"/etc/tool.conf", "/etc/calm.conf"}, PlainConfig: []string{"/etc/plain.conf"},
-		Changelog: "* Mon Nov 02 2026 A <a@example.org> - 2-1\n- fixes CVE-2026-4242\n\n* Thu Oct 01 2026 A <a@example.org> - 1-1\n- fixes CVE-2025-1111\n",
-	}
+	p := rpmrepo.Tool(version)
+	p.Scripts = scripts
+	return p
 }
 
-func rpmLib(version string) rpmrepo.Package {
-	return rpmrepo.Package{Name: "lib", Version: version, Fields: "Epoch: 1\n", Files: map[string]string{"/usr/lib/lib.so": "lib " + version + "\n"}}
-}
+func rpmLib(version string) rpmrepo.Package { return rpmrepo.Lib(version) }
 
-// rpmImage is a raw disk of one file system with the old packages, and what edit makes of its tree.
 func rpmImage(t *testing.T, edit func(tree string), packages ...rpmrepo.Package) string {
 	t.Helper()
 	needRoot(t)
-	tree := t.TempDir()
-	var files []string
-	for _, p := range append([]rpmrepo.Package{rpmBase, rpmLib("1"), rpmTool("1", nil)}, packages...) {
-		files = append(files, p.Build(t))
-	}
-	rpmrepo.Install(t, tree, files...)
-	if edit != nil {
-		edit(tree)
-	}
-	image := filepath.Join(t.TempDir(), "old.raw")
-	if err := run(t.Context(), [][]string{{"/usr/sbin/mke2fs", "-q", "-t", "ext4", "-U", rootUUID, "-d", tree, image, "64m"}}, func() error { return nil }); err != nil {
-		t.Fatal(err)
-	}
-	return image
+	return rpmrepo.Image(t, edit, packages...)
 }
 
 func write(t *testing.T, tree, name, text string) {

@@ -14,6 +14,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/rpm"
 	"github.com/kiln-cloud/kiln/pkg/sandbox"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
+	"github.com/kiln-cloud/kiln/pkg/upgrade/hostdnf"
 )
 
 // approve puts back what must not change, and refuses an image that is not what was planned.
@@ -101,11 +102,11 @@ func installOnly(name string) bool { return name == "kernel" || strings.HasPrefi
 // verify lets rpm hold the files of the new packages against what they ship. Configuration files are their owner's;
 // times change with every touch.
 func (d *dnf) verify(ctx context.Context) error {
-	args := []string{"/usr/bin/rpm", "--root", imageInside, "-V", "--noscripts"}
+	args := []string{"/usr/bin/rpm", "--root", hostdnf.ImageInside, "-V", "--noscripts"}
 	for _, a := range d.comes {
 		args = append(args, a.Name+"-"+withoutEpoch(a.Version)+"."+a.Architecture)
 	}
-	out := &boundedBuffer{left: maxStatus}
+	out := &hostdnf.Buffer{Left: maxStatus}
 	err := d.inTools(ctx, out, sandbox.Spec{Args: args, Stderr: d.log})
 	if err != nil && errs.CodeOf(err) != sandbox.CodeExit {
 		return err
@@ -189,7 +190,7 @@ func kernelsIn(t tree) []string {
 
 // checkFiles compares the files with those before, by the lists of rpm.
 func (d *dnf) checkFiles(ctx context.Context, root *os.Root, now tree) error {
-	text, err := d.query(ctx, "--root", imageInside, "-qa", "--qf", fileFormat)
+	text, err := d.query(ctx, "--root", hostdnf.ImageInside, "-qa", "--qf", fileFormat)
 	if err != nil {
 		return failed("the files of its packages cannot be listed: %v", err)
 	}

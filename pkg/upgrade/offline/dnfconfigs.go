@@ -13,6 +13,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/rpm"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
+	"github.com/kiln-cloud/kiln/pkg/upgrade/hostdnf"
 )
 
 // Flags of files (https://github.com/rpm-software-management/rpm/blob/rpm-4.19.x/include/rpm/rpmfiles.h).
@@ -76,7 +77,7 @@ func (d *dnf) conflicts(ctx context.Context, root *os.Root) ([]config, error) {
 	if err != nil {
 		return nil, errs.Wrap(err, errs.Unavailable, CodeMirror, "the new packages cannot be read")
 	}
-	old, err := d.query(ctx, append([]string{"--root", imageInside, "-q", "--qf", fileFormat}, names...)...)
+	old, err := d.query(ctx, append([]string{"--root", hostdnf.ImageInside, "-q", "--qf", fileFormat}, names...)...)
 	if err != nil {
 		return nil, errs.Wrap(err, errs.Invalid, CodePackages, "the image's rpm database cannot be asked")
 	}

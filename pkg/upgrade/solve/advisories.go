@@ -17,7 +17,7 @@ type PendingStore interface {
 type Advisories struct{ Store PendingStore }
 
 // Fill implements Fixes: a change closes what the fixes of its package close that are not later than its new version.
-func (a Advisories) Fill(ctx context.Context, imageID string, changes []upgrade.PlannedChange) error {
+func (a Advisories) Fill(ctx context.Context, imageID, kind string, changes []upgrade.PlannedChange) error {
 	pending, err := a.Store.ListPending(ctx, imageID)
 	if err != nil {
 		return err
@@ -29,7 +29,7 @@ func (a Advisories) Fill(ctx context.Context, imageID string, changes []upgrade.
 	for i := range changes {
 		c := &changes[i]
 		for _, p := range of[c.Name] {
-			if c.From == "" || c.To == "" || !between(p.Fixed, c.From, c.To) || !sameArch(p.Architecture, c.Architecture) {
+			if c.From == "" || c.To == "" || !within(kind, p.Fixed, c.From, c.To) || !sameArch(p.Architecture, c.Architecture) {
 				continue
 			}
 			c.CVEs = append(c.CVEs, p.CVEs...)
@@ -39,4 +39,14 @@ func (a Advisories) Fill(ctx context.Context, imageID string, changes []upgrade.
 		c.CVEs = slices.Compact(c.CVEs)
 	}
 	return nil
+}
+
+// within reports from < version <= to by the rules of a kind of packages.
+func within(kind, version, from, to string) bool {
+	below, err := advisory.Compare(kind, version, to)
+	if err != nil || below > 0 {
+		return false
+	}
+	above, err := advisory.Compare(kind, version, from)
+	return err == nil && above > 0
 }

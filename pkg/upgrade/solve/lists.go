@@ -25,7 +25,8 @@ type lists struct {
 	made   time.Time
 	suites []suite
 	index  *index
-	users  int // guarded by shelf.mu
+	rpm    *rpmLists // instead of suites and index
+	users  int       // guarded by shelf.mu
 	stale  bool
 	memory memory // of what was solved over them
 }
@@ -44,14 +45,16 @@ type shelf struct {
 	now      *lists
 }
 
-// wanted says which lists a plan needs.
+// wanted says which lists a plan needs: of suites, or of repositories.
 type wanted struct {
-	suites []upgrade.Suite
-	archs  []string // the native one first
+	suites       []upgrade.Suite
+	archs        []string // the native one first
+	repositories []upgrade.Repository
+	release      string // $releasever of the repositories
 }
 
 func (w wanted) key() string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q %v", w.archs, w.suites))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %v %q %v", w.archs, w.suites, w.release, w.repositories))
 	return hex.EncodeToString(sum[:8])
 }
 
@@ -126,7 +129,9 @@ func (l *lists) dropUnused() error {
 	if !l.stale || l.users > 0 {
 		return nil
 	}
-	l.index.close()
+	if l.index != nil {
+		l.index.close()
+	}
 	return l.work.Close()
 }
 
@@ -145,6 +150,10 @@ func (p *Planner) fetch(ctx context.Context, w wanted) (_ *lists, err error) {
 			work.Close() //nolint:errcheck // the sweep takes it
 		}
 	}()
+	if len(w.repositories) > 0 {
+		l.rpm, err = p.fetchRPM(ctx, l.dir, w)
+		return l, err
+	}
 	if err := p.layLists(l.dir, w); err != nil {
 		return nil, disk.NoSpace(err, "the worker's disk")
 	}

@@ -50,13 +50,23 @@ func keyOf(q upgrade.Question) (key [sha256.Size]byte) {
 		h.Write(fmt.Appendf(nil, "%d %t\n", len(b), b == nil))
 		h.Write(b)
 	}
-	part(h, fmt.Appendf(nil, "%s %s %+v %+v", q.Release, q.Architecture, q.Policy, q.Suites))
+	part(h, fmt.Appendf(nil, "%s %s %+v %+v %+v", q.Release, q.Architecture, q.Policy, q.Suites, q.Repositories))
 	part(h, q.State.Status)
 	part(h, q.State.Foreign)
 	part(h, q.State.Extended)
 	for _, name := range slices.Sorted(maps.Keys(q.State.Preferences)) {
 		part(h, []byte(name))
 		part(h, q.State.Preferences[name])
+	}
+	if r := q.State.RPM; r != nil {
+		part(h, []byte(r.Path))
+		part(h, r.Database)
+		part(h, r.Log)
+		part(h, r.Owner)
+		for _, name := range slices.Sorted(maps.Keys(r.Modules)) {
+			part(h, []byte(name))
+			part(h, r.Modules[name])
+		}
 	}
 	h.Sum(key[:0])
 	return key

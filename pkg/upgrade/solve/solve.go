@@ -1,5 +1,5 @@
-// Package solve finds out what an upgrade of an image would do: apt's own solver runs on this host over the package state
-// of the image, which is only read, and over signed lists that all plans share.
+// Package solve finds out what an upgrade of an image would do: apt's own solver, or dnf's for rpm systems, runs on this
+// host over the package state of the image, which is only read, and over signed lists that all plans share.
 package solve
 
 import (
@@ -13,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/kiln-cloud/kiln/pkg/advisory"
 	"github.com/kiln-cloud/kiln/pkg/deb"
 	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
 	"github.com/kiln-cloud/kiln/pkg/disk"
@@ -28,6 +29,7 @@ const (
 	CodePackages = "kiln.plan.packages" // the image's packages do not fit together
 	CodeMirror   = "kiln.plan.mirror"   // the package lists cannot be had
 	CodeHost     = "kiln.plan.host"     // this host lacks something
+	CodeSecurity = "kiln.plan.security" // nothing says which packages are security fixes
 )
 
 // Scripts tells what a package's maintainer scripts need, and what in them says so.
@@ -36,9 +38,9 @@ type Scripts interface {
 }
 
 // Fixes tells which CVEs the changes of an image close and how urgent they are, as far as that is known: it fills CVEs
-// and Urgency.
+// and Urgency. kind is that of the packages.
 type Fixes interface {
-	Fill(ctx context.Context, imageID string, changes []upgrade.PlannedChange) error
+	Fill(ctx context.Context, imageID, kind string, changes []upgrade.PlannedChange) error
 }
 
 // Config says how plans are made. Proxy and Dir are needed.
@@ -110,6 +112,9 @@ func (p *Planner) Plan(ctx context.Context, q upgrade.Question) (upgrade.Plan, e
 	if err := check(q); err != nil {
 		return none, err
 	}
+	if q.State.RPM != nil {
+		return p.planRPM(ctx, q)
+	}
 	st, err := readState(q)
 	if err != nil {
 		return none, err
@@ -138,8 +143,11 @@ func (p *Planner) finish(ctx context.Context, q upgrade.Question, solved upgrade
 	out := solved
 	out.ImageID, out.CreatedAt, out.CVEs = q.ImageID, p.cfg.Now().UTC(), []string{}
 	out.Changes, out.Held = slices.Clone(solved.Changes), slices.Clone(solved.Held)
+	for i := range out.Changes {
+		out.Changes[i].CVEs = slices.Clone(out.Changes[i].CVEs)
+	}
 	if p.cfg.Fixes != nil && len(out.Changes) > 0 {
-		if err := p.cfg.Fixes.Fill(ctx, out.ImageID, out.Changes); err != nil {
+		if err := p.cfg.Fixes.Fill(ctx, out.ImageID, out.PackageKind, out.Changes); err != nil {
 			return out, err
 		}
 	}
@@ -157,8 +165,10 @@ func (p *Planner) finish(ctx context.Context, q upgrade.Question, solved upgrade
 func check(q upgrade.Question) error {
 	bad := func(format string, args ...any) error { return errs.New(errs.Invalid, CodeRequest, format, args...) }
 	switch {
-	case len(q.Suites) == 0:
+	case len(q.Suites) == 0 && q.State.RPM == nil:
 		return bad("no suite is named to take upgrades from")
+	case len(q.Repositories) == 0 && q.State.RPM != nil:
+		return bad("no rpm repository is named to take upgrades from")
 	case !archRule.MatchString(q.Architecture):
 		return bad("%q is no architecture", q.Architecture)
 	case q.WorkDir == "":
@@ -166,6 +176,11 @@ func check(q upgrade.Question) error {
 	}
 	for _, s := range q.Suites {
 		if problem := s.Problem(); problem != "" {
+			return bad("%s", problem)
+		}
+	}
+	for _, r := range q.Repositories {
+		if problem := r.Problem(); problem != "" {
 			return bad("%s", problem)
 		}
 	}
@@ -279,7 +294,7 @@ func (j *job) classify(ctx context.Context) (again bool, err error) {
 // plan is what was solved, without what concerns one image alone.
 func (j *job) plan(ctx context.Context) (upgrade.Plan, error) {
 	p := upgrade.Plan{
-		Release: j.q.Release, Architecture: j.q.Architecture, Policy: j.q.Policy, Changes: j.changes, Held: []upgrade.Held{}, CVEs: []string{},
+		PackageKind: advisory.Deb, Release: j.q.Release, Architecture: j.q.Architecture, Policy: j.q.Policy, Changes: j.changes, Held: []upgrade.Held{}, CVEs: []string{},
 	}
 	tie(j.state, p.Changes, j.after)
 	held, err := j.held(ctx)

@@ -384,6 +384,7 @@ CREATE TABLE IF NOT EXISTS `upgrade_policies` (
 CREATE TABLE IF NOT EXISTS `upgrade_plans` (
   `image_id` VARCHAR(64) NOT NULL,
   `project_id` VARCHAR(64) NOT NULL,
+  `package_kind` VARCHAR(16) NOT NULL,
   `release` VARCHAR(64) NOT NULL,
   `architecture` VARCHAR(64) NOT NULL,
   `policy` LONGTEXT NULL,

@@ -382,6 +382,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS `upgrade_policies_name` ON `upgrade_policies` 
 CREATE TABLE IF NOT EXISTS `upgrade_plans` (
   `image_id` TEXT NOT NULL,
   `project_id` TEXT NOT NULL,
+  `package_kind` TEXT NOT NULL,
   `release` TEXT NOT NULL,
   `architecture` TEXT NOT NULL,
   `policy` TEXT,

@@ -1,0 +1,273 @@
+package solve_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/kiln-cloud/kiln/pkg/catalog/inspect"
+	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
+	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/testkit/rpmrepo"
+	"github.com/kiln-cloud/kiln/pkg/upgrade"
+	"github.com/kiln-cloud/kiln/pkg/upgrade/offline"
+	"github.com/kiln-cloud/kiln/pkg/upgrade/solve"
+)
+
+// rpmWorld is a repository of rpm packages, a planner and an executor of upgrades.
+type rpmWorld struct {
+	t     *testing.T
+	repo  *rpmrepo.Repository
+	proxy *mirror.Proxy
+	now   time.Time
+	plans *solve.Planner
+}
+
+func newRPMWorld(t *testing.T) *rpmWorld {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("runs dnf in a sandbox as root; not in -short")
+	}
+	if os.Geteuid() != 0 {
+		t.Fatal("needs root")
+	}
+	w := &rpmWorld{t: t, repo: rpmrepo.New(t), now: time.Now()}
+	var err error
+	if w.proxy, err = mirror.New(mirror.Config{Upstreams: []string{rpmrepo.Base}, Dir: t.TempDir(), Transport: w.repo}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.proxy.Close)
+	w.plans, err = solve.New(solve.Config{Dir: t.TempDir(), Proxy: w.proxy, Output: t.Output(), Now: func() time.Time { return w.now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.plans.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return w
+}
+
+func (w *rpmWorld) add(packages ...rpmrepo.Package) {
+	w.t.Helper()
+	for _, p := range packages {
+		w.repo.Add(p.Build(w.t))
+	}
+}
+
+// question is about an image, whose bytes are read and nothing else.
+func (w *rpmWorld) question(image string, policy upgrade.Policy) upgrade.Question {
+	w.t.Helper()
+	data, err := os.ReadFile(image)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	state, err := inspect.PackageState(w.t.Context(), bytes.NewReader(data), int64(len(data)), "raw")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return upgrade.Question{
+		ImageID: "image", Release: "9", Architecture: "amd64", State: state, Policy: policy, WorkDir: w.t.TempDir(), Log: w.t.Output(), Repositories: w.repositories(),
+	}
+}
+
+func (w *rpmWorld) repositories() []upgrade.Repository {
+	return []upgrade.Repository{{ID: "own-fixes", BaseURL: rpmrepo.Base, Keys: w.repo.Keys}}
+}
+
+func (w *rpmWorld) plan(image string, policy upgrade.Policy) upgrade.Plan {
+	w.t.Helper()
+	p, err := w.plans.Plan(w.t.Context(), w.question(image, policy))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return p
+}
+
+// upgraded is what the executor makes of the image.
+func (w *rpmWorld) upgraded(image string, policy upgrade.Policy) (upgrade.Report, error) {
+	w.t.Helper()
+	return offline.New(offline.Config{Proxy: w.proxy, Timeout: 2 * time.Minute}).Upgrade(w.t.Context(), upgrade.Request{
+		Original: image, OriginalFormat: "raw", WorkDir: w.t.TempDir(), Output: filepath.Join(w.t.TempDir(), "new.raw"), OutputFormat: "raw",
+		Repositories: w.repositories(), Policy: policy, Log: w.t.Output(),
+	})
+}
+
+// short are the changes of a plan as a report of an upgrade has them.
+func short(p upgrade.Plan) []string {
+	out := []string{}
+	for _, c := range p.Changes {
+		out = append(out, c.Name+" "+c.From+" > "+c.To)
+	}
+	return out
+}
+
+func done(r upgrade.Report) []string {
+	out := []string{}
+	for _, c := range r.Packages {
+		out = append(out, c.Name+" "+c.From+" > "+c.To)
+	}
+	return out
+}
+
+func kernel(version string) rpmrepo.Package {
+	return rpmrepo.Package{
+		Name: "kernel-core", Version: version, Fields: "Provides: installonlypkg(kernel)\n", Files: map[string]string{"/boot/vmlinuz-" + version: "kernel " + version},
+		Scripts: map[string]string{"posttrans": "echo ram >/boot/initramfs-" + version + ".img"},
+	}
+}
+
+// TestPlanOfRPM is a plan with everything in it; the upgrade does just that.
+func TestPlanOfRPM(t *testing.T) {
+	t.Parallel()
+	w := newRPMWorld(t)
+	image := rpmrepo.Image(t, func(tree string) {
+		conf := filepath.Join(tree, "etc/dnf/dnf.conf")
+		if err := os.MkdirAll(filepath.Dir(conf), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for name, text := range map[string]string{conf: "[main]\nexclude=oth*\n proxy\n", filepath.Join(tree, "boot/initramfs-6.1.img"): "ram"} {
+			if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}, kernel("6.1"), rpmrepo.Package{Name: "other", Version: "1"}, rpmrepo.Package{Name: "needy", Version: "1"}, rpmrepo.Package{Name: "grubby", Version: "1", Files: map[string]string{"/usr/share/grubby": "old"}})
+	w.add(rpmrepo.Lib("2"), rpmrepo.Tool("2"), kernel("6.2"), rpmrepo.Package{Name: "other", Version: "2"},
+		rpmrepo.Package{Name: "needy", Version: "2", Fields: "Requires: nowhere\n"},
+		rpmrepo.Package{Name: "sdubby", Version: "1", Fields: "Obsoletes: grubby\nProvides: grubby\n"})
+	w.repo.Advise(rpmrepo.Advisory{ID: "EX-1", Type: "security", Severity: "Important", CVEs: []string{"CVE-2026-4242", "CVE-2026-4243"}, Packages: []rpmrepo.Package{rpmrepo.Tool("2")}})
+	w.repo.Advise(rpmrepo.Advisory{ID: "EX-0", Type: "security", Severity: "Critical", CVEs: []string{"CVE-2025-1111"}, Packages: []rpmrepo.Package{rpmrepo.Tool("1")}})
+	w.repo.Publish()
+	p := w.plan(image, upgrade.Policy{})
+	if diff := cmp.Diff([]string{"grubby 1-1 > ", "kernel-core  > 6.2-1", "lib 1:1-1 > 1:2-1", "sdubby  > 1-1", "tool 1-1 > 2-1"}, short(p)); diff != "" {
+		t.Fatal(diff)
+	}
+	tool := p.Changes[4]
+	if diff := cmp.Diff([]string{"CVE-2026-4242", "CVE-2026-4243"}, p.CVEs); diff != "" || tool.Urgency != "high" || !tool.Security || tool.Suite != "own-fixes" || tool.Source != "tool" {
+		t.Errorf("%s %+v", diff, tool)
+	}
+	file, err := w.proxy.Have(t.Context(), tool.URI)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := file.Stat()
+	if err != nil || info.Size() != tool.Bytes || len(tool.SHA256) != 64 || file.Close() != nil {
+		t.Errorf("%v of %+v", info, tool)
+	}
+	var sum int64
+	for _, c := range p.Changes {
+		sum += c.Bytes
+	}
+	if p.Download != sum || p.Grows <= 0 || !p.Kernel || !p.BootLoader || p.PackageKind != "rpm" || p.Group == "" || p.ImageID != "image" {
+		t.Errorf("%+v", p)
+	}
+	if len(p.Held) != 2 || p.Held[0].Name != "needy" || !strings.Contains(p.Held[0].Reason, "nowhere") ||
+		p.Held[1] != (upgrade.Held{Name: "other", Version: "1-1", To: "2-1", Reason: "excluded by the image's owner"}) {
+		t.Errorf("%+v", p.Held)
+	}
+	r, err := w.upgraded(image, upgrade.Policy{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(short(p), done(r)); diff != "" {
+		t.Error("the upgrade does something else: " + diff)
+	}
+	if diff := cmp.Diff([]string{"needy", "other"}, r.Held); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestPlansOfRPMShareLists: the metadata is fetched once for plans of its age, and an equal question is not solved twice.
+func TestPlansOfRPMShareLists(t *testing.T) {
+	t.Parallel()
+	w := newRPMWorld(t)
+	image := rpmrepo.Image(t, nil)
+	w.add(rpmrepo.Lib("2"))
+	w.repo.Publish()
+	if got := short(w.plan(image, upgrade.Policy{})); !cmp.Equal(got, []string{"lib 1:1-1 > 1:2-1"}) {
+		t.Fatal(got)
+	}
+	fetched := len(w.repo.Asked())
+	w.add(rpmrepo.Lib("3"))
+	w.repo.Publish()
+	other := rpmrepo.Image(t, nil, rpmrepo.Package{Name: "more", Version: "1"})
+	if got := short(w.plan(other, upgrade.Policy{})); !cmp.Equal(got, []string{"lib 1:1-1 > 1:2-1"}) || len(w.repo.Asked()) != fetched {
+		t.Errorf("%v after %v", got, w.repo.Asked()[fetched:])
+	}
+	w.now = w.now.Add(11 * time.Minute)
+	if got := short(w.plan(image, upgrade.Policy{})); !cmp.Equal(got, []string{"lib 1:1-1 > 1:3-1"}) {
+		t.Errorf("of old metadata: %v", got)
+	}
+}
+
+// TestSecurityOfRPM: only what the repository's advisories call security fixes.
+func TestSecurityOfRPM(t *testing.T) {
+	t.Parallel()
+	w := newRPMWorld(t)
+	image := rpmrepo.Image(t, nil, rpmrepo.Package{Name: "dull", Version: "1"})
+	w.add(rpmrepo.Lib("2"), rpmrepo.Tool("2"), rpmrepo.Package{Name: "dull", Version: "2"})
+	w.repo.Publish()
+	only := upgrade.Policy{Security: true}
+	if _, err := w.plans.Plan(t.Context(), w.question(image, only)); errs.CodeOf(err) != solve.CodeSecurity || !errs.Is(err, errs.Invalid) {
+		t.Errorf("without advisories: %v", err)
+	}
+	if _, err := w.upgraded(image, only); !errs.Is(err, errs.Invalid) || !strings.Contains(err.Error(), "updateinfo") {
+		t.Errorf("without advisories: %v", err)
+	}
+	w.repo.Advise(rpmrepo.Advisory{ID: "EX-1", Type: "security", Severity: "Low", CVEs: []string{"CVE-2026-4242"}, Packages: []rpmrepo.Package{rpmrepo.Tool("2")}})
+	w.repo.Advise(rpmrepo.Advisory{ID: "EX-2", Type: "bugfix", Packages: []rpmrepo.Package{{Name: "dull", Version: "2"}}})
+	w.repo.Publish()
+	w.now = w.now.Add(time.Hour)
+	p := w.plan(image, only)
+	// The fix needs the library, which no advisory is about.
+	if diff := cmp.Diff([]string{"lib 1:1-1 > 1:2-1", "tool 1-1 > 2-1"}, short(p)); diff != "" || len(p.Held) > 0 {
+		t.Errorf("%s %v", diff, p.Held)
+	}
+	r, err := w.upgraded(image, only)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(short(p), done(r)); diff != "" {
+		t.Error("the upgrade does something else: " + diff)
+	}
+}
+
+// TestNoPlanOfRPM: what cannot be planned, and what the reason is.
+func TestNoPlanOfRPM(t *testing.T) {
+	t.Parallel()
+	w := newRPMWorld(t)
+	image := rpmrepo.Image(t, nil)
+	w.add(rpmrepo.Lib("2"))
+	w.repo.Publish()
+	for name, c := range map[string]struct {
+		change     func(*upgrade.Question)
+		code, says string
+		kind       errs.Kind
+	}{
+		"no repository":       {func(q *upgrade.Question) { q.Repositories = nil }, solve.CodeRequest, "repository", errs.Invalid},
+		"another repository":  {func(q *upgrade.Question) { q.Repositories[0].BaseURL = rpmrepo.Base + "/nowhere" }, solve.CodeMirror, "metadata", errs.Unavailable},
+		"no release":          {func(q *upgrade.Question) { q.Release = "--help" }, solve.CodeRequest, "release", errs.Invalid},
+		"a damaged database":  {func(q *upgrade.Question) { q.State.RPM.Database = q.State.RPM.Database[:5000] }, solve.CodeState, "database", errs.Invalid},
+		"another place":       {func(q *upgrade.Question) { q.State.RPM.Path = "/etc/../rpmdb.sqlite" }, solve.CodeState, "place", errs.Invalid},
+		"options for a shell": {func(q *upgrade.Question) { q.State.RPM.Owner = []byte("[main]\nexclude=$(reboot)\n") }, solve.CodeState, "reboot", errs.Invalid},
+	} {
+		q := w.question(image, upgrade.Policy{})
+		c.change(&q)
+		if _, err := w.plans.Plan(t.Context(), q); errs.CodeOf(err) != c.code || !errs.Is(err, c.kind) || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	stranger := newRPMWorld(t)
+	stranger.repo.NewKey()
+	stranger.add(rpmrepo.Lib("2"))
+	stranger.repo.Publish()
+	if _, err := stranger.plans.Plan(t.Context(), stranger.question(image, upgrade.Policy{})); errs.CodeOf(err) != solve.CodeMirror || !strings.Contains(err.Error(), "signed") {
+		t.Errorf("signed by somebody else: %v", err)
+	}
+}
