@@ -18,10 +18,7 @@ func (p *Parts) booter() (build.Booter, error) {
 	case "off":
 		return nil, nil
 	case "nova":
-		b, err := cloud.New(cloud.Config{
-			Nova: p.Nova, Images: p.Glance, Projects: p.Keystone, Project: c.Quarantine, Flavor: c.QuarFlavor, Network: c.QuarNetwork,
-			Zone: c.QuarZone, Timeouts: testboot.Timeouts{Boot: c.BootTimeout}, Log: p.Log,
-		})
+		b, err := p.cloudBooter()
 		if err != nil {
 			return nil, err
 		}
@@ -46,11 +43,27 @@ func (p *Parts) qemu() (*testboot.QEMU, error) {
 	})
 }
 
-// guests boot copies of images for packages whose scripts need a running system; nil where test boots are off or QEMU is not
-// installed. A worker that tests by Nova has its quarantine boots in QEMU too: the copy is not in the cloud yet.
+// cloudBooter boots in the quarantine project.
+func (p *Parts) cloudBooter() (*cloud.Booter, error) {
+	c := p.Config.Build
+	return cloud.New(cloud.Config{
+		Nova: p.Nova, Images: p.Glance, Store: func(projectID string) cloud.Store { return p.Glance.ForProject(projectID) }, Projects: p.Keystone,
+		Project: c.Quarantine, Flavor: c.QuarFlavor, Network: c.QuarNetwork, Zone: c.QuarZone, Timeouts: testboot.Timeouts{Boot: c.BootTimeout}, Log: p.Log,
+	})
+}
+
+// guests boot copies of images for packages whose scripts need a running system, where test boots are made too; nil where
+// those are off or QEMU is not installed.
 func (p *Parts) guests() (offline.Guests, error) {
-	if p.Config.Build.TestBoot == "off" {
+	switch p.Config.Build.TestBoot {
+	case "off":
 		return nil, nil
+	case "nova":
+		b, err := p.cloudBooter()
+		if err != nil {
+			return nil, err
+		}
+		return b, nil
 	}
 	g, err := p.qemu()
 	if errs.Is(err, errs.NotFound) {
@@ -69,7 +82,7 @@ const (
 	sweepTime  = 2 * time.Minute
 )
 
-// quarantine is the loop that deletes the test servers which killed workers left and nobody waits for any more. What
+// quarantine is the loop that deletes the servers and images which killed workers left and nobody waits for any more. What
 // fails is done by the next boot or the next round.
 func (p *Parts) quarantine(b build.Booter) Loop {
 	q, ok := b.(*cloud.Booter)
@@ -84,7 +97,7 @@ func (p *Parts) quarantine(b build.Booter) Loop {
 			p.Log.WithError(err).Warning("the quarantine project cannot be swept now")
 		}
 		if n > 0 {
-			p.Log.WithField("servers", n).Info("deleted test servers that a killed worker left")
+			p.Log.WithField("found", n).Info("deleted servers and images of the quarantine project that a killed worker left")
 		}
 	}
 	return func(ctx context.Context) error {

@@ -26,7 +26,21 @@ func TestWhereImagesAreBooted(t *testing.T) {
 	if b, err := parts(config.Build{TestBoot: "nova"}).booter(); b != nil || !errs.Is(err, errs.Invalid) {
 		t.Errorf("nova without a project: %T, %v", b, err)
 	}
+	// Quarantine boots are where test boots are.
+	if g, err := parts(config.Build{TestBoot: "off"}).guests(); g != nil || err != nil {
+		t.Errorf("guests, off: %v, %v", g, err)
+	}
+	g, err := parts(config.Build{TestBoot: "nova", Quarantine: "q", QuarFlavor: "f"}).guests()
+	if _, ok := g.(*cloud.Booter); !ok || err != nil {
+		t.Errorf("guests, nova: %T, %v", g, err)
+	}
+	if g, err := parts(config.Build{TestBoot: "nova"}).guests(); g != nil || !errs.Is(err, errs.Invalid) {
+		t.Errorf("guests, nova without a project: %T, %v", g, err)
+	}
 	t.Setenv("PATH", t.TempDir())
+	if g, err := parts(config.Build{TestBoot: "auto"}).guests(); g != nil || err != nil {
+		t.Errorf("guests, auto without QEMU: %T, %v", g, err)
+	}
 	if b, err := parts(config.Build{TestBoot: "auto"}).booter(); b != nil || err != nil {
 		t.Errorf("auto without QEMU: %T, %v", b, err)
 	}

@@ -20,8 +20,8 @@ import (
 // CodeGuest says that a guest did not come to the end of its script. It never changes.
 const CodeGuest = "kiln.build.guest"
 
-// guestLimit is that of a script whose guest names none.
-const guestLimit = 30 * time.Minute
+// GuestLimit is that of a script whose guest names none.
+const GuestLimit = 30 * time.Minute
 
 // neverInGuest are units that a booting system starts even when only a command is to be run, and that would leave traces of
 // this one boot: time, seeds, logs of the boot, first-boot setup, growing of disks, and whatever a timer starts.
@@ -31,18 +31,20 @@ var neverInGuest = []string{
 	"systemd-repart.service", "systemd-growfs-root.service", "systemd-pstore.service", "ssh.socket",
 }
 
-// guestCommand is what systemd runs in place of its default target.
-const guestCommand = "/bin/sh -c 'mkdir -p " + build.GuestFiles + " && mount -r -t iso9660 /dev/vdb " + build.GuestFiles + " && exec /bin/sh " + build.GuestFiles + "/run'"
+// guestCommand is what systemd runs in place of its default target. data is the device with the guest's files.
+func guestCommand(data string) string {
+	return "/bin/sh -c 'mkdir -p " + build.GuestFiles + " && mount -r -t iso9660 " + data + " " + build.GuestFiles + " && exec /bin/sh " + build.GuestFiles + "/run'"
+}
 
-// guestArguments are the kernel's. systemd.run (systemd-run-generator(8), systemd 240) makes the command the only goal of the
+// GuestArguments are the kernel's, of at most 2,000 characters; data is the device with what GuestData made. systemd.run (systemd-run-generator(8), systemd 240) makes the command the only goal of the
 // boot: what sysinit.target needs is started, and neither cloud-init nor getty, sshd, sockets, timers or any service of
 // multi-user.target.
 // fstab is not read, as its other disks are not there; so the root is writable from the beginning.
-func guestArguments(g build.Guest) string {
+func GuestArguments(g build.Guest, data string) string {
 	args := []string{
 		"root=UUID=" + g.RootUUID, "rw", "console=ttyS0,115200", "loglevel=4", "panic=-1", "fstab=no", "cloud-init=disabled", "random.trust_cpu=on",
 		"systemd.gpt_auto=no", "systemd.condition-first-boot=no", "systemd.condition-needs-update=no", "systemd.show_status=auto",
-		`systemd.run="` + guestCommand + `"`, "systemd.run_success_action=poweroff", "systemd.run_failure_action=poweroff",
+		`systemd.run="` + guestCommand(data) + `"`, "systemd.run_success_action=poweroff", "systemd.run_failure_action=poweroff",
 	}
 	for _, unit := range neverInGuest {
 		args = append(args, "systemd.mask="+unit)
@@ -56,13 +58,12 @@ func guestArguments(g build.Guest) string {
 // but for files in Dir.
 func (q *QEMU) Run(ctx context.Context, g build.Guest) (report build.GuestReport, err error) {
 	if g.Limit <= 0 {
-		g.Limit = guestLimit
+		g.Limit = GuestLimit
 	}
-	plan, err := NewPlan(build.BootTest{})
+	plan, err := NewGuestPlan()
 	if err != nil {
 		return report, err
 	}
-	plan.CloudInit = true // a login prompt decides nothing
 	work, err := disk.NewWork(g.Dir)
 	if err != nil {
 		return report, err
@@ -70,7 +71,7 @@ func (q *QEMU) Run(ctx context.Context, g build.Guest) (report build.GuestReport
 	defer func() { err = errors.Join(err, work.Close()) }()
 	m := &machine{QEMU: q, dir: work.Path, firmware: BIOS}
 	defer m.closeFiles()
-	if err := m.prepareGuest(ctx, g, plan.Nonce); err != nil {
+	if err := m.prepareGuest(ctx, g, plan); err != nil {
 		return report, disk.OrFull(work.Path, err)
 	}
 	watch := NewWatch(plan, g.Log, nil)
@@ -78,9 +79,9 @@ func (q *QEMU) Run(ctx context.Context, g build.Guest) (report build.GuestReport
 	if err != nil {
 		return report, err
 	}
-	err = watch.waitGuest(ctx, running.ended, q.cfg.Timeouts.OrDefault().Boot, g.Limit)
+	err = watch.WaitGuest(ctx, running.ended, q.cfg.Timeouts.OrDefault().Boot, g.Limit)
 	said := running.stop()
-	report = watch.guestReport()
+	report = watch.GuestReport()
 	if errs.CodeOf(err) == CodeGuest && watch.silent() && said != "" {
 		err = errs.New(errs.Internal, CodeHost, "QEMU did not start: %s", said)
 	}
@@ -89,7 +90,7 @@ func (q *QEMU) Run(ctx context.Context, g build.Guest) (report build.GuestReport
 }
 
 // prepareGuest makes the files and QEMU's options.
-func (m *machine) prepareGuest(ctx context.Context, g build.Guest, nonce string) error {
+func (m *machine) prepareGuest(ctx context.Context, g build.Guest, plan Plan) error {
 	m.args, m.fileBytes = m.options(), uint64(g.Start+g.Length)
 	f, err := os.OpenFile(g.Disk, os.O_RDWR, 0)
 	if err != nil {
@@ -100,9 +101,7 @@ func (m *machine) prepareGuest(ctx context.Context, g build.Guest, nonce string)
 		return err
 	}
 	m.args = append(m.args, "-device", "virtio-blk-pci,drive=disk")
-	files := map[string][]byte{"run": guestScript(nonce, g.Script)}
-	maps.Copy(files, g.Files)
-	if err := m.addSeed(ctx, "data", seed{label: "KILN", files: files, packages: g.Packages}); err != nil {
+	if err := m.addSeed(ctx, "data", plan.guestSeed(g)); err != nil {
 		return err
 	}
 	for _, o := range [][2]string{{"-kernel", g.Kernel}, {"-initrd", g.Initrd}} {
@@ -116,18 +115,43 @@ func (m *machine) prepareGuest(ctx context.Context, g build.Guest, nonce string)
 		m.files = append(m.files, f)
 		m.args = append(m.args, o[0], "/proc/self/fd/"+strconv.Itoa(len(m.files)+2))
 	}
-	m.args = append(m.args, "-append", guestArguments(g))
+	m.args = append(m.args, "-append", GuestArguments(g, "/dev/vdb"))
 	return nil
 }
 
-// guestScript runs the caller's. The machine goes off when it has ended.
-func guestScript(nonce, script string) []byte {
-	return []byte("#!/bin/sh\nexport HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8\numask 022\ncd /\n" +
-		"dir=$(mktemp -d /run/kiln-guest.XXXXXX)\nnonce=" + nonce + "\n" + scriptFrame + "report() { frame $1 0; }\necho | report hello\n" + script + "\n" + scriptEnd)
+// NewGuestPlan makes the plan of a guest: only its script decides.
+func NewGuestPlan() (Plan, error) {
+	plan, err := NewPlan(build.BootTest{})
+	plan.CloudInit = true // a login prompt decides nothing
+	return plan, err
 }
 
-// waitGuest returns nil when the script has ended and the machine is off.
-func (w *Watch) waitGuest(ctx context.Context, ended <-chan struct{}, boot, script time.Duration) error {
+// GuestData writes the ISO 9660 file system with the guest's script, files and packages to path; dir is for files on the way
+// to it. errs.NotFound where nothing is installed that makes one.
+func (p Plan) GuestData(ctx context.Context, g build.Guest, dir, path string) error {
+	tool, err := seedTool()
+	if err != nil {
+		return err
+	}
+	return p.guestSeed(g).write(ctx, tool, dir, path)
+}
+
+func (p Plan) guestSeed(g build.Guest) seed {
+	files := map[string][]byte{"run": guestScript(p.Nonce, g.Script)}
+	maps.Copy(files, g.Files)
+	return seed{label: "KILN", files: files, packages: g.Packages}
+}
+
+// guestScript runs the caller's. The machine goes off when it has ended. It says hello with the boot's id: where a restart
+// begins it anew, that is another one.
+func guestScript(nonce, script string) []byte {
+	return []byte("#!/bin/sh\nexport HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8\numask 022\ncd /\n" +
+		"dir=$(mktemp -d /run/kiln-guest.XXXXXX)\nnonce=" + nonce + "\n" + scriptFrame + "report() { frame $1 0; }\nreport hello </proc/sys/kernel/random/boot_id\n" + script + "\n" + scriptEnd)
+}
+
+// WaitGuest returns nil when the script has ended and the machine is off, which closes ended. boot bounds the time until the
+// script begins, script that from there until the machine is off. Errors as of QEMU.Run.
+func (w *Watch) WaitGuest(ctx context.Context, ended <-chan struct{}, boot, script time.Duration) error {
 	deadline, limit := time.NewTimer(boot), boot
 	defer deadline.Stop()
 	for runs := true; runs; {
@@ -196,7 +220,8 @@ func (w *Watch) silent() bool {
 	return w.head.Len() == 0
 }
 
-func (w *Watch) guestReport() build.GuestReport {
+// GuestReport is what the script has said so far.
+func (w *Watch) GuestReport() build.GuestReport {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	r := build.GuestReport{Reports: map[string]string{}, Seconds: time.Since(w.start).Seconds()}

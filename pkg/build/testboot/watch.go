@@ -102,6 +102,10 @@ func (w *Watch) line(raw string) {
 		for _, key := range complete {
 			w.reported(key)
 		}
+		if w.frames.again && w.wrong == "" {
+			w.wrong = "the machine restarted before its script had ended"
+			w.decide()
+		}
 		return
 	}
 	for text := range strings.SplitSeq(strings.TrimRight(printable(raw), "\n \t"), "\n") {

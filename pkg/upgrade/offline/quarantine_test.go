@@ -53,6 +53,10 @@ func quarantined(t *testing.T, limit time.Duration) func(*upgrade.Request, *offl
 	if err != nil {
 		t.Fatal(err)
 	}
+	return quarantinedBy(guests, limit)
+}
+
+func quarantinedBy(guests offline.Guests, limit time.Duration) func(*upgrade.Request, *offline.Config) {
 	return func(r *upgrade.Request, c *offline.Config) {
 		r.Policy.Running = upgrade.RunningBoot
 		c.Classify = (&scripts.Library{Mirror: c.Proxy}).ClassifyURI
@@ -63,9 +67,12 @@ func quarantined(t *testing.T, limit time.Duration) func(*upgrade.Request, *offl
 // changedByQuarantine are the files that may differ in the upgraded image.
 var changedByQuarantine = regexp.MustCompile(`^(usr/share/simple/|var/lib/dpkg/|var/lib/ledger(/bus)?$|var/log/(dpkg\.log|apt/.*|ledger\.log)$|var/cache/|boot/grub/|etc/ld\.so\.cache$)`)
 
-// TestQuarantineBoot: a package whose scripts need a running system is upgraded in a boot, with what depends on it; the image
+// TestQuarantineBoot under QEMU.
+func TestQuarantineBoot(t *testing.T) { quarantineBoot(t, quarantined(t, 8*time.Minute)) }
+
+// quarantineBoot: a package whose scripts need a running system is upgraded in a boot, with what depends on it; the image
 // is otherwise as if it had never been booted.
-func TestQuarantineBoot(t *testing.T) {
+func quarantineBoot(t *testing.T, how func(*upgrade.Request, *offline.Config)) {
 	ledger, follower := simple("ledger", "2"), simple("follower", "2")
 	ledger.Files["var/lib/ledger/"] = ""
 	ledger.Scripts = map[string]string{"postinst": asksTheBus}
@@ -76,7 +83,10 @@ func TestQuarantineBoot(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
 	s.sell(ledger, follower, simple("web", "2"))
-	a := s.upgradeIt(t, image, quarantined(t, 8*time.Minute)).good(t)
+	a := s.upgradeIt(t, image, how).good(t)
+	for _, step := range a.report.Steps {
+		t.Logf("%-20s %6.2f s", step.Name, step.Seconds)
+	}
 
 	q := a.report.Quarantine
 	if q == nil || !slices.Equal(q.Packages, []string{"follower", "ledger"}) || q.Seconds <= 0 || q.PutBack < 3 || !slices.Equal(q.Changed, []string{"/var/lib/ledger/bus"}) {

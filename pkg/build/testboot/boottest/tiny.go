@@ -34,13 +34,15 @@ off) poweroff -f ;;
 guest)
 	for m in $(cat /modules/order); do insmod /modules/$m; done
 	mkdir -p /root /disk
-	for n in 1 2 3 4 5 6 7 8 9 10; do [ -b /dev/vdb ] && break; sleep 0.2; done
-	mount -t ext4 /dev/vda /disk && cd /disk || poweroff -f
+	for n in 1 2 3 4 5 6 7 8 9 10; do [ -b /dev/vdb ] || [ -b /dev/vda2 ] && break; sleep 0.2; done
+	disk=/dev/vda data=/dev/vdb
+	[ ! -b /dev/vda2 ] || disk=/dev/vda1 data=/dev/vda2
+	mount -t ext4 $disk /disk && cd /disk || poweroff -f
 	mkdir -p run/kiln-disk
 	for dir in proc dev; do mount --bind /$dir $dir; done
 	mount -t tmpfs run run
 	mkdir run/kiln-disk
-	mount -t iso9660 -o ro /dev/vdb run/kiln-disk
+	mount -t iso9660 -o ro $data run/kiln-disk
 	chroot . /bin/sh /run/kiln-disk/run
 	cd /
 	umount /disk/run/kiln-disk /disk/run /disk/proc /disk/dev

@@ -43,6 +43,8 @@ type Nova interface {
 	ServersWith(ctx context.Context, projectID, key string) ([]placement.Server, error)
 	DeleteServer(ctx context.Context, projectID, id string) error // no error where it is gone
 	Console(ctx context.Context, projectID, id string, lines int) (string, error)
+	// Snapshot asks for a private image of the server's disk, and gives its id; it is there before its bytes are.
+	Snapshot(ctx context.Context, projectID, id, name string, properties map[string]string) (imageID string, err error)
 }
 
 // Images is what a test boot needs of the image service.
@@ -63,10 +65,11 @@ type Config struct {
 	Nova     Nova
 	Images   Images
 	Projects Projects
-	Project  string // id or name; required
-	Flavor   string // id or name; required
-	Network  string // id; "" for servers without a network
-	Zone     string // availability zone, or zone:host; "" for Nova's default
+	Store    func(projectID string) Store // the image service in a project; nil: no guests are run
+	Project  string                       // id or name; required
+	Flavor   string                       // id or name; required
+	Network  string                       // id; "" for servers without a network
+	Zone     string                       // availability zone, or zone:host; "" for Nova's default
 	Timeouts testboot.Timeouts
 	Poll     time.Duration // between two looks at the server; default 3 s
 	Log      logrus.FieldLogger
@@ -191,13 +194,21 @@ func (b *Booter) setVisibility(ctx context.Context, imageID, visibility string) 
 	return err
 }
 
-// Sweep deletes the test servers that nobody waits for any more, and says how many. Call it at the start of a worker.
+// Sweep deletes the servers and images that nobody waits for any more, and says how many. Call it at the start of a worker.
 func (b *Booter) Sweep(ctx context.Context) (int, error) {
 	project, err := b.cfg.Projects.FindProject(ctx, b.cfg.Project)
 	if err != nil {
 		return 0, err
 	}
-	return b.sweep(ctx, project, "")
+	servers, err := b.sweep(ctx, project, "")
+	images, imagesErr := b.sweepImages(ctx, project, "")
+	return servers + images, errors.Join(err, imagesErr)
+}
+
+// over reports whether what has the properties is of the key, or its time is over.
+func (b *Booter) over(properties map[string]string, key string) bool {
+	until, err := strconv.ParseInt(properties[KeyUntil], 10, 64)
+	return properties[KeyBootTest] == key || err != nil || until <= b.cfg.Now().Unix()
 }
 
 // sweep deletes the servers of the key, and those whose time is over, and waits until they are gone.
@@ -208,8 +219,7 @@ func (b *Booter) sweep(ctx context.Context, project, key string) (int, error) {
 	}
 	swept := 0
 	for _, s := range servers {
-		until, err := strconv.ParseInt(s.Metadata[KeyUntil], 10, 64)
-		if s.Metadata[KeyBootTest] != key && err == nil && until > b.cfg.Now().Unix() {
+		if !b.over(s.Metadata, key) {
 			continue
 		}
 		if err := b.remove(ctx, project, s.ID); err != nil {

@@ -85,6 +85,10 @@ func (f *fake) Console(context.Context, string, string, int) (string, error) {
 	return f.console, nil
 }
 
+func (f *fake) Snapshot(context.Context, string, string, string, map[string]string) (string, error) {
+	return "", errs.New(errs.Conflict, "kiln.nova.conflict", "no guest runs here")
+}
+
 func (f *fake) Image(context.Context, string) (catalog.GlanceImage, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -48,7 +48,7 @@ func realStand(t *testing.T, flavor string) stand {
 		t.Fatal(err)
 	}
 	s.flavor = f.ID
-	s.booter, err = cloud.New(cloud.Config{Nova: s.nova, Images: s.glance, Projects: projects, Project: "other", Flavor: flavor, Zone: "nova:" + os.Getenv("KILN_TEST_LIBVIRT_HOST"),
+	s.booter, err = cloud.New(cloud.Config{Nova: s.nova, Images: s.glance, Store: func(id string) cloud.Store { return s.glance.ForProject(id) }, Projects: projects, Project: "other", Flavor: flavor, Zone: "nova:" + os.Getenv("KILN_TEST_LIBVIRT_HOST"),
 		Timeouts: testboot.Timeouts{Boot: 20 * time.Minute}})
 	if err != nil {
 		t.Fatal(err)

@@ -72,6 +72,11 @@ func (s *server) follow(ctx context.Context) error {
 		return err
 	}
 	s.watch = testboot.NewWatch(s.plan, s.test.Log, s.test.Progress)
+	return s.reading(ctx, func(ended <-chan struct{}) error { return s.watch.Wait(ctx, ended, s.cfg.Timeouts) })
+}
+
+// reading gives the console to the watch while f runs. ended is closed when the machine is off.
+func (s *server) reading(ctx context.Context, f func(ended <-chan struct{}) error) error {
 	inner, stop := context.WithCancel(ctx)
 	ended := make(chan struct{})
 	read := make(chan struct{})
@@ -79,7 +84,7 @@ func (s *server) follow(ctx context.Context) error {
 		defer close(read)
 		s.readConsole(inner, ended)
 	}()
-	err := s.watch.Wait(ctx, ended, s.cfg.Timeouts)
+	err := f(ended)
 	stop()
 	<-read
 	return err
