@@ -119,14 +119,14 @@ type Build struct {
 	SigningKey  string   `opt:"signing_key" help:"PEM file of the private key (Ed25519 or ECDSA P-256) that workers sign statements about images with; without it images have none. kiln-manage proof key makes one."`
 	TrustedKeys []string `opt:"trusted_keys" help:"PEM files of public keys that kiln-api names to those who check images; that of signing_key is added where this host has it."`
 
-	TestBoot    string        `opt:"test_boot" default:"auto" choices:"auto,off,qemu,nova" help:"Where a built image is booted before anybody sees it: qemu (on the worker), nova (as a server in the quarantine project) or off; auto is qemu where qemu-system-x86_64 and genisoimage or xorriso are installed."`
+	TestBoot    string        `opt:"test_boot" default:"auto" choices:"auto,off,qemu,nova" help:"Where a built image is booted before anybody sees it: qemu (on the worker), nova (as a server in the quarantine project) or off; auto is qemu where qemu-system-x86_64 and genisoimage or xorriso are installed. Quarantine boots of upgrades are made at the same place."`
 	Accelerator string        `opt:"accelerator" default:"tcg" choices:"tcg,kvm" help:"How QEMU runs test boots: tcg anywhere, kvm where the host has it."`
 	BootTimeout time.Duration `opt:"boot_timeout" default:"600" help:"Seconds in which a booted image must be up; its tests have timeouts of their own."`
 	BootMemory  int           `opt:"boot_memory" default:"1024" min:"128" max:"65536" help:"RAM of a test boot or a quarantine boot under QEMU in MiB."`
 	BootCPUs    int           `opt:"boot_cpus" default:"2" min:"1" max:"64" help:"vCPUs of a test boot under QEMU."`
 	Quarantine  string        `opt:"quarantine_project" help:"Project (id or name) in which test_boot = nova starts its servers; Kiln's user needs the admin or member role there."`
-	QuarFlavor  string        `opt:"quarantine_flavor" help:"Flavor (id or name) of these servers."`
-	QuarNetwork string        `opt:"quarantine_network" help:"Network (id) of these servers; none where left out."`
+	QuarFlavor  string        `opt:"quarantine_flavor" help:"Flavor (id or name) of these servers. Its disk must hold the copy of an image that has a quarantine boot."`
+	QuarNetwork string        `opt:"quarantine_network" help:"Network (id) of the servers of test boots; none where left out. Quarantine boots never have one."`
 	QuarZone    string        `opt:"quarantine_zone" help:"Availability zone of these servers; Nova's default where left out."`
 }
 

@@ -161,3 +161,27 @@ func TestTheScriptIsAShellScript(t *testing.T) {
 		t.Error("a test's text is in the script as it is")
 	}
 }
+
+// TestARestartIsNoEnd: the lines of one hello come three times; another one is that of another boot.
+func TestARestartIsNoEnd(t *testing.T) {
+	p, err := testboot.NewGuestPlan()
+	if err != nil {
+		t.Fatal(err)
+	}
+	hello := func(w *testboot.Watch, boot string) { fmt.Fprint(w, strings.Join(frame(p, "hello", 0, boot), "")) }
+	run := func(boots ...string) error {
+		w, off := testboot.NewWatch(p, nil, nil), make(chan struct{})
+		for _, b := range boots {
+			hello(w, b)
+		}
+		fmt.Fprint(w, strings.Join(frame(p, "end", 0, "x"), ""))
+		close(off)
+		return w.WaitGuest(t.Context(), off, time.Minute, time.Minute)
+	}
+	if err := run("one", "one", "one"); err != nil {
+		t.Error(err)
+	}
+	if err := run("one", "two"); errs.CodeOf(err) != testboot.CodeGuest || !strings.Contains(err.Error(), "the machine restarted") {
+		t.Errorf("%v", err)
+	}
+}

@@ -28,7 +28,7 @@ const CodeQuarantine = "kiln.upgrade.quarantine"
 const defaultGuestTime = 30 * time.Minute
 
 // Guests start a copy's own file system with its own kernel, isolated from everything, and run a script in it
-// (testboot.QEMU). errs.Invalid where the guest does not come to the end of its script.
+// (testboot.QEMU on the worker, testboot/cloud.Booter on the cloud). errs.Invalid where the guest does not come to the end of its script.
 type Guests interface {
 	Run(ctx context.Context, g build.Guest) (build.GuestReport, error)
 }
@@ -134,7 +134,7 @@ func (r *run) bootQuarantine(ctx context.Context) error {
 	if err := r.inRoot(func(root *os.Root) error { return r.beforeBoot(ctx, root, &g) }); err != nil {
 		return err
 	}
-	if err := r.mount.Unmount(ctx); err != nil {
+	if err := errors.Join(r.mount.Unmount(ctx), r.freeLoop()); err != nil { // what the kernel has read of the copy changes now
 		return err
 	}
 	copied := disk.Image{Path: filepath.Join(r.work.Path, "before.raw"), Format: disk.Raw}

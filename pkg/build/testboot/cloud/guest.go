@@ -118,13 +118,25 @@ func (r *guest) run(ctx context.Context) (report build.GuestReport, err error) {
 	})
 	report = s.watch.GuestReport()
 	if err != nil {
-		return report, err
+		return report, r.whose(ctx, id, err)
 	}
 	snapshot, err := r.snapshot(ctx, id)
 	if err != nil {
 		return report, err
 	}
 	return report, r.bringBack(ctx, snapshot)
+}
+
+// whose tells a machine that Nova or its host lost from one that its own system switched off.
+func (r *guest) whose(ctx context.Context, serverID string, err error) error {
+	if errs.CodeOf(err) != testboot.CodeGuest {
+		return err
+	}
+	v, stateErr := r.cfg.Nova.Server(ctx, r.project, serverID)
+	if errs.Is(stateErr, errs.NotFound) || stateErr == nil && (v.Status == "ERROR" || v.Status == "DELETED") {
+		return errs.Wrap(err, errs.Unavailable, testboot.CodeCloud, "The server of the quarantine boot was lost: %s", v.Fault).After(time.Minute)
+	}
+	return err
 }
 
 // pack makes the three images of the guest, and gives that of its disk.
@@ -134,12 +146,15 @@ func (r *guest) pack(ctx context.Context) (string, error) {
 		return "", err
 	}
 	var err error
-	if r.parcel, err = lay(r.in, iso, raw, r.plan.Nonce); err != nil {
+	if r.parcel, err = measure(r.in, iso); err != nil {
 		return "", err
 	}
 	if has, needs := r.flavor.Resources.DiskGB, upTo(r.parcel.size, gib)/gib; has > 0 && has < needs {
 		return "", errs.New(errs.Invalid, testboot.CodeCloud, "The copy needs a disk of %d GiB for its quarantine boot, and the flavor %s has %d: name a larger one in [build] quarantine_flavor.",
 			needs, r.cfg.Flavor, has)
+	}
+	if err := r.parcel.lay(r.in, iso, raw, r.plan.Nonce); err != nil {
+		return "", err
 	}
 	if err := disk.ConvertScratch(ctx, disk.Image{Path: raw, Format: disk.Raw}, disk.Image{Path: packed, Format: disk.Qcow2}, nil); err != nil {
 		return "", err

@@ -33,39 +33,44 @@ type parcel struct {
 	size          int64
 }
 
-// Names of the two partitions, as a kernel with virtio names them.
+// dataDevice is the second partition, as a kernel with virtio names it.
 const dataDevice = "/dev/vda2"
 
 func upTo(n, unit int64) int64 { return (n + unit - 1) / unit * unit }
 
-// lay writes the disk. Holes stay holes.
-func lay(g build.Guest, iso, path, nonce string) (p parcel, err error) {
-	in, err := os.Open(iso)
+// measure says where things will lie.
+func measure(g build.Guest, iso string) (parcel, error) {
+	st, err := os.Stat(iso)
 	if err != nil {
-		return p, local(err)
+		return parcel{}, local(err)
 	}
-	defer in.Close() //nolint:errcheck // only read
-	st, err := in.Stat()
-	if err != nil {
-		return p, local(err)
-	}
-	p = parcel{start: mib, length: g.Length, files: st.Size()}
+	p := parcel{start: mib, length: g.Length, files: st.Size()}
 	p.data = upTo(p.start+p.length, mib)
 	p.size = upTo(p.data+p.files, mib) + mib
 	if p.size/sector > 1<<32-1 {
 		return p, errs.New(errs.Invalid, testboot.CodeCloud, "A root file system of %d bytes is too large for a quarantine boot on the cloud.", g.Length)
 	}
+	return p, nil
+}
+
+// lay writes the disk. Holes stay holes.
+func (p parcel) lay(g build.Guest, iso, path, nonce string) error {
+	in, err := os.Open(iso)
+	if err != nil {
+		return local(err)
+	}
+	defer in.Close() //nolint:errcheck // only read
 	copied, err := os.Open(g.Disk)
 	if err != nil {
-		return p, local(err)
+		return local(err)
 	}
 	defer copied.Close() //nolint:errcheck // only read
 	out, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
-		return p, local(err)
+		return local(err)
 	}
 	err = errors.Join(out.Truncate(p.size), p.table(out, nonce), copyRange(out, p.start, copied, g.Start, p.length), copyRange(out, p.data, in, 0, p.files))
-	return p, local(errors.Join(err, out.Close()))
+	return local(errors.Join(err, out.Close()))
 }
 
 // table writes the MBR. The disk's signature is random, like that of any other.
@@ -142,7 +147,7 @@ func local(err error) error {
 	return errs.Wrap(disk.NoSpace(err, "the worker's disk"), errs.Internal, testboot.CodeHost, "The disk for the quarantine boot cannot be written.")
 }
 
-// bring downloads a disk of at most most bytes as path, and says its SHA-512 in hex.
+// bring writes a disk of at most most bytes to path, and to sum.
 func bring(ctx context.Context, from io.Reader, path string, most int64, sum io.Writer) error {
 	out, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
