@@ -144,7 +144,11 @@ func (r *run) bootQuarantine(ctx context.Context) error {
 	r.tell("quarantine boot of %s", names(q.packages))
 	said, err := r.cfg.Guests.Run(ctx, g)
 	if err != nil && ctx.Err() == nil {
-		err = errs.Wrap(err, errs.KindOf(err), CodeQuarantine, "%s could not be upgraded in the quarantine boot", names(q.packages))
+		code := CodeQuarantine
+		if errs.Retryable(err) { // the fault of a host or a cloud tells nothing of the image
+			code = errs.CodeOf(err)
+		}
+		err = errs.Wrap(err, errs.KindOf(err), code, "%s could not be upgraded in the quarantine boot", names(q.packages))
 	}
 	if err == nil {
 		err = q.judge(said.Reports)

@@ -1,6 +1,7 @@
 package offline_test
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kiln-cloud/kiln/pkg/build"
 	"github.com/kiln-cloud/kiln/pkg/build/testboot"
 	"github.com/kiln-cloud/kiln/pkg/build/testboot/boottest"
 	"github.com/kiln-cloud/kiln/pkg/errs"
@@ -132,6 +134,14 @@ func TestQuarantineFails(t *testing.T) {
 			root.MkdirAll("usr/lib/systemd/system-generators", 0o755), root.WriteFile("usr/lib/systemd/system-generators/systemd-run-generator", nil, 0o755))
 	})
 	t.Parallel()
+	t.Run("the cloud is away", func(t *testing.T) {
+		t.Parallel()
+		p := simple("ledger", "2")
+		p.Scripts = map[string]string{"postinst": "#!/bin/sh\nset -e\npsql -c check\n"}
+		s := newShop(t)
+		s.sell(p)
+		refusal{testboot.CodeCloud, errs.Unavailable, "ledger could not be upgraded in the quarantine boot: No valid host"}.check(t, s.upgradeIt(t, image, quarantinedBy(away{}, time.Minute)))
+	})
 	for name, c := range map[string]struct {
 		script, want string
 		limit        time.Duration
@@ -148,6 +158,13 @@ func TestQuarantineFails(t *testing.T) {
 			refusal{offline.CodeQuarantine, errs.Invalid, c.want}.check(t, s.upgradeIt(t, image, quarantined(t, c.limit)))
 		})
 	}
+}
+
+// away are guests whose host cannot run them.
+type away struct{}
+
+func (away) Run(context.Context, build.Guest) (build.GuestReport, error) {
+	return build.GuestReport{}, errs.New(errs.Unavailable, testboot.CodeCloud, "No valid host was found.")
 }
 
 // TestQuarantineIsRefused where an image cannot be booted, before anything is changed.
