@@ -128,6 +128,15 @@ func (t Tree) DNF(ctx context.Context, online bool, args ...string) (string, err
 	return string(output.buf), err
 }
 
+// Exclude are arguments with which dnf leaves packages alone, and out: "name.architecture".
+func Exclude(ids []string) []string {
+	out := make([]string, len(ids))
+	for i, id := range ids {
+		out[i] = "--exclude=" + id
+	}
+	return out
+}
+
 // Buffer keeps what a program says, and no more than Left bytes of it. Left is below 0 where there was more.
 type Buffer struct {
 	bytes.Buffer

@@ -25,6 +25,7 @@ type dnf struct {
 	database string // folder of rpm's database, without the first slash
 	had      []rpm.Package
 	comes    []arrival
+	hold     []string // "name.architecture" of packages that need a running system
 	configs  []config // that owner and package both changed
 	before   tree
 	identity identity
@@ -143,11 +144,36 @@ func (d *dnf) plan(ctx context.Context) error {
 	if err := d.inRoot(d.writeConf); err != nil {
 		return err
 	}
-	args := []string{"--downloadonly"}
-	if d.req.Policy.Security {
-		args = append(args, "--security")
+	for again, round := true, 0; again; round++ {
+		if round == holdRounds {
+			return errs.New(errs.Invalid, CodeRunning, "too many packages need a running system: after %d rounds there are still more", holdRounds)
+		}
+		err := d.fetch(ctx)
+		if err == nil {
+			again, err = d.classify()
+		}
+		if err != nil {
+			return err
+		}
 	}
-	if _, err := d.dnf(ctx, true, append(args, "upgrade")...); err != nil {
+	if err := d.findHeld(ctx); err != nil {
+		return err
+	}
+	d.report.Unchanged = len(d.comes) == 0
+	return nil
+}
+
+// options are those that make dnf upgrade what the policy wants.
+func (d *dnf) options(first ...string) []string {
+	if d.req.Policy.Security {
+		first = append(first, "--security")
+	}
+	return append(append(first, hostdnf.Exclude(d.hold)...), "upgrade")
+}
+
+// fetch fetches what dnf would install, and reads what it is where its signatures are good.
+func (d *dnf) fetch(ctx context.Context) error {
+	if _, err := d.dnf(ctx, true, d.options("--downloadonly")...); err != nil {
 		return err
 	}
 	if err := d.checkSecurity(); err != nil {
@@ -160,14 +186,7 @@ func (d *dnf) plan(ctx context.Context) error {
 	if err := d.checkSignatures(ctx, files); err != nil {
 		return err
 	}
-	if err := d.readArrivals(ctx, files); err != nil {
-		return err
-	}
-	if err := d.findHeld(ctx); err != nil {
-		return err
-	}
-	d.report.Unchanged = len(d.comes) == 0
-	return nil
+	return d.readArrivals(ctx, files)
 }
 
 // checkSecurity refuses to choose by what no repository says: dnf would find nothing, and call the image good.
@@ -330,10 +349,6 @@ func (d *dnf) remember(ctx context.Context, root *os.Root) (err error) {
 
 // upgrade lets dnf do what it planned, with the packages that were fetched and without any network.
 func (d *dnf) upgrade(ctx context.Context) error {
-	args := []string{"upgrade"}
-	if d.req.Policy.Security {
-		args = append([]string{"--security"}, args...)
-	}
-	_, err := d.dnf(ctx, false, args...)
+	_, err := d.dnf(ctx, false, d.options()...)
 	return err
 }

@@ -5,8 +5,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 
 	"github.com/kiln-cloud/kiln/pkg/errs"
@@ -39,20 +41,30 @@ func (l *Library) ClassifyURI(ctx context.Context, uri string) (upgrade.Script, 
 	return l.Classify(ctx, upgrade.PlannedChange{URI: uri})
 }
 
-// Classify implements solve.Scripts.
+// Classify implements solve.Scripts. A package file whose name ends in .rpm is one of rpm.
 func (l *Library) Classify(ctx context.Context, c upgrade.PlannedChange) (upgrade.Script, string, error) {
 	l.mu.Lock()
-	key := cmp.Or(c.SHA256, c.URI)
+	rpm, key := strings.HasSuffix(c.URI, ".rpm"), cmp.Or(c.SHA256, c.URI)
+	if rpm {
+		key += fmt.Sprint(c.From == "")
+	}
 	v, ok := l.known[key]
 	l.mu.Unlock()
 	if ok {
 		return v.Script, v.Why, nil
 	}
-	files, err := l.read(ctx, c)
+	err := l.read(ctx, c, func(r io.Reader) (err error) {
+		if rpm {
+			v, err = ClassifyRPM(r, c.From == "")
+			return err
+		}
+		files, err := Read(r)
+		v = Classify(files)
+		return err
+	})
 	if err != nil {
 		return "", "", err
 	}
-	v = Classify(files)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.known == nil || len(l.known) >= maxKnown {
@@ -62,25 +74,25 @@ func (l *Library) Classify(ctx context.Context, c upgrade.PlannedChange) (upgrad
 	return v.Script, v.Why, nil
 }
 
-// read gives the scripts of a package whose bytes are those that the signed index names.
-func (l *Library) read(ctx context.Context, c upgrade.PlannedChange) (map[string][]byte, error) {
+// read opens a package whose bytes are those that the signed index names.
+func (l *Library) read(ctx context.Context, c upgrade.PlannedChange, with func(io.Reader) error) error {
 	f, err := l.Mirror.Have(ctx, c.URI)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer f.Close() //nolint:errcheck // only read
 	h := sha256.New()
 	if c.SHA256 == "" {
-		return Read(f)
+		return with(f)
 	}
 	if _, err := io.Copy(h, f); err != nil {
-		return nil, errs.Wrap(err, errs.Internal, CodeFetch, "%s cannot be read", c.URI)
+		return errs.Wrap(err, errs.Internal, CodeFetch, "%s cannot be read", c.URI)
 	}
 	if hex.EncodeToString(h.Sum(nil)) != c.SHA256 {
-		return nil, errs.New(errs.Unavailable, CodeFetch, "%s is not the file that the signed index names", c.URI)
+		return errs.New(errs.Unavailable, CodeFetch, "%s is not the file that the signed index names", c.URI)
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return nil, errs.Wrap(err, errs.Internal, CodeFetch, "%s cannot be read", c.URI)
+		return errs.Wrap(err, errs.Internal, CodeFetch, "%s cannot be read", c.URI)
 	}
-	return Read(f)
+	return with(f)
 }

@@ -24,6 +24,7 @@ var known = map[string]kind{
 	// Once at the end, or kept from the image: its identity and its boot.
 	"update-initramfs": diverted, "mkinitramfs": diverted, "dracut": diverted, "update-grub": diverted, "update-grub2": diverted, "grub-mkconfig": diverted, "grub-install": diverted,
 	"grub-multi-install": diverted, "bootctl": diverted, "kernel-install": diverted, "flash-kernel": diverted, "ssh-keygen": diverted, "systemd-machine-id-setup": diverted, "dbus-uuidgen": diverted, "zipl": diverted, "efibootmgr": diverted,
+	"systemd-update-helper": diverted, "grub2-mkconfig": diverted, "grub2-install": diverted, "grubby": diverted, "new-kernel-pkg": diverted,
 	"linux-update-symlinks": harmless,
 	// The kernel's and the daemons' memory.
 	"modprobe": live, "insmod": live, "rmmod": live, "sysctl": live, "udevadm": live, "dbus-send": live, "gdbus": live, "busctl": live, "mount": live, "umount": live, "swapon": live, "swapoff": live,

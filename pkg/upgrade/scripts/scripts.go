@@ -56,7 +56,7 @@ func commandsOf(text string) []command {
 	case strings.HasPrefix(text, "\x7fELF"):
 		return []command{{name: "service", args: []string{"(a program, which cannot be read)"}, line: 1}}
 	case !strings.HasPrefix(first, "#!") || strings.Contains(first, "sh"):
-		return commands(text, false, 0)
+		return commands(text, false, 0, 0)
 	}
 	var out []command
 	number := 0

@@ -3,6 +3,7 @@ package scripts
 import (
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -58,15 +59,18 @@ func (w *walker) take(words []token, redirects []string, next string) {
 	if needsLive(before) {
 		live = true
 	}
-	skip = skip || otherAction(before)
+	skip = skip || w.otherAction(before)
 	required := w.careful && !cond && next != "||" && next != "&&" && next != "|" && next != "&"
+	if next == "||" {
+		text += " " + orElse
+	}
 	w.list = append(w.list, text)
 	for _, f := range w.frames {
 		if f.inCond {
 			f.cond = append(f.cond, text)
 		}
 	}
-	if skip || len(words) == 0 {
+	if w.last = -1; skip || len(words) == 0 {
 		return
 	}
 	add := func(name string, args []string, line int) {
@@ -93,6 +97,9 @@ func (w *walker) take(words []token, redirects []string, next string) {
 		w.careful = true
 	}
 	w.unwrap(texts, line, live, required, add)
+	if next != "&" {
+		w.last = len(w.found) - 1
+	}
 }
 
 // context is what the open frames say about a command.
@@ -108,7 +115,7 @@ func (w *walker) inner(text string, line int, live, required bool) {
 	if w.depth >= maxDepth {
 		return
 	}
-	for _, c := range commands(text, w.careful, w.depth+1) {
+	for _, c := range commands(text, w.careful, w.count, w.depth+1) {
 		c.line, c.live, c.required = line, c.live || live, c.required && required
 		w.found = append(w.found, c)
 	}
@@ -171,8 +178,42 @@ func negated(cond string) bool {
 
 var actionTest = regexp.MustCompile(`\$\{?1\}? *(?:=|==) *x?([a-z-]+)`)
 
+// orElse stands for || in a condition.
+const orElse = "||"
+
+var countTest = regexp.MustCompile(`\$\{?1(?::-[0-9]*)?\}? *(-eq|-ne|-gt|-ge|-lt|-le|=|==|!=) *([0-9]+)`)
+
 // otherAction reports a condition that only another action than an upgrade meets.
-func otherAction(cond string) bool {
+func (w *walker) otherAction(cond string) bool {
+	if w.count != 0 {
+		return w.otherCount(cond)
+	}
 	all := actionTest.FindAllStringSubmatch(cond, -1)
-	return len(all) > 0 && !strings.Contains(cond, "!") && !slices.ContainsFunc(all, func(m []string) bool { return ofUpgrade(m[1]) })
+	return len(all) > 0 && !strings.Contains(cond, "!") && !slices.ContainsFunc(all, func(m []string) bool { return w.ofUpgrade(m[1]) })
+}
+
+// otherCount is otherAction for a scriptlet of rpm: a test of $1 in it is not met, and nothing else makes up for it.
+func (w *walker) otherCount(cond string) bool {
+	if w.count == unknownCount || strings.Contains(cond, orElse) || strings.Contains(cond, " -o ") || strings.Contains(" "+cond, " ! ") {
+		return false
+	}
+	return slices.ContainsFunc(countTest.FindAllStringSubmatch(cond, -1), func(m []string) bool {
+		n, err := strconv.Atoi(m[2])
+		if err != nil {
+			return false
+		}
+		switch m[1] {
+		case "-eq", "=", "==":
+			return w.count != n
+		case "-ne", "!=":
+			return w.count == n
+		case "-gt":
+			return w.count <= n
+		case "-ge":
+			return w.count < n
+		case "-lt":
+			return w.count >= n
+		}
+		return w.count > n // -le
+	})
 }

@@ -2,6 +2,7 @@ package scripts
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -45,24 +46,32 @@ type walker struct {
 	pos       int
 	frames    []*frame
 	careful   bool // set -e
+	count     int  // $1 of a scriptlet of rpm; 0 for dpkg's scripts
 	functions map[string]bool
 	list      []string // the texts of the and-or list so far
 	found     []command
+	last      int // of found, the command that the script ends with; -1 where that does not run
 	depth     int
 }
 
 // maxDepth bounds how deep substitutions and -c texts may nest.
 const maxDepth = 8
 
-// commands lists the simple commands that an upgrade runs.
-func commands(src string, careful bool, depth int) []command {
-	w := &walker{tokens: lex(src), careful: careful, functions: map[string]bool{}, depth: depth}
+// unknownCount is a $1 of rpm of which no test can be decided.
+const unknownCount = -1
+
+// commands lists the simple commands that an upgrade runs. count is $1 of a scriptlet of rpm, 0 of a script of dpkg.
+func commands(src string, careful bool, count, depth int) []command {
+	w := &walker{tokens: lex(src), careful: careful, count: count, last: -1, functions: map[string]bool{}, depth: depth}
 	first, _, _ := strings.Cut(src, "\n")
 	if strings.HasPrefix(first, "#!") && strings.Contains(first, " -e") {
 		w.careful = true
 	}
 	for w.pos < len(w.tokens) {
 		w.step()
+	}
+	if count != 0 && depth == 0 && w.last >= 0 && w.last < len(w.found) {
+		w.found[w.last].required = true // its status is the scriptlet's
 	}
 	return slices.DeleteFunc(w.found, func(c command) bool { return w.functions[c.name] })
 }
@@ -125,13 +134,17 @@ func (w *walker) readPattern(f *frame) {
 	switch {
 	case t.op && t.text == ")":
 		f.pattern = false
-		f.skip = f.subject == "$1" && !slices.ContainsFunc(f.patterns, ofUpgrade)
+		f.skip = f.subject == "$1" && !slices.ContainsFunc(f.patterns, w.ofUpgrade)
 	case !t.op:
 		f.patterns = append(f.patterns, t.text)
 	}
 }
 
-func ofUpgrade(action string) bool {
+// ofUpgrade reports whether a pattern for the script's first argument is met in an upgrade.
+func (w *walker) ofUpgrade(action string) bool {
+	if w.count != 0 {
+		return w.count == unknownCount || action == strconv.Itoa(w.count) || strings.ContainsAny(action, "*?[$")
+	}
 	switch action {
 	case "configure", "upgrade", "install", "triggered", "reconfigure":
 		return true
@@ -200,7 +213,7 @@ func (w *walker) then() {
 	}
 	text := strings.Join(f.cond, " ")
 	f.inCond = false
-	f.skip = otherAction(text)
+	f.skip = w.otherAction(text)
 	if needsLive(text) {
 		if negated(text) {
 			f.elseLive = true

@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,11 +50,11 @@ func (p *Planner) planRPM(ctx context.Context, q upgrade.Question) (upgrade.Plan
 		return none, errs.New(errs.Invalid, CodeSecurity, "none of the repositories says which packages are security fixes: they have no updateinfo, so nothing can be chosen by it")
 	}
 	solved, err := l.memory.once(q, func() (upgrade.Plan, error) {
-		j := &rpmJob{Planner: p, q: q, lists: l.rpm}
-		if err := j.solve(ctx); err != nil {
+		j := &rpmJob{Planner: p, q: q, lists: l.rpm, hold: map[string]string{}}
+		if err := j.lay(); err != nil {
 			return none, err
 		}
-		return j.plan()
+		return j.solve(ctx)
 	})
 	if err != nil {
 		return none, err
@@ -149,12 +151,51 @@ type rpmJob struct {
 	*Planner
 	q      upgrade.Question
 	lists  *rpmLists
+	tree   hostdnf.Tree
 	had    []rpm.Package
+	hold   map[string]string // "name.architecture" of packages that must stay, or not come, with the reason
 	answer rpmAnswer
 }
 
-// solve asks dnf.
-func (j *rpmJob) solve(ctx context.Context) error {
+// solve asks dnf, and asks again while what it would do has packages that need a running system.
+func (j *rpmJob) solve(ctx context.Context) (upgrade.Plan, error) {
+	for range maxRounds {
+		if err := j.ask(ctx); err != nil {
+			return upgrade.Plan{}, err
+		}
+		p, err := j.plan()
+		if err != nil {
+			return p, err
+		}
+		again, err := j.classify(ctx, p.Changes)
+		if err != nil || !again {
+			return p, err
+		}
+	}
+	return upgrade.Plan{}, errs.New(errs.Invalid, CodePackages, "after %d rounds, packages that need a running system are still pulled in by others", maxRounds)
+}
+
+// classify asks what the scriptlets of the changes need, and holds those that need a running system. Nothing can boot an
+// rpm system for them.
+func (j *rpmJob) classify(ctx context.Context, changes []upgrade.PlannedChange) (again bool, err error) {
+	if err := j.scripts(ctx, changes); err != nil {
+		return false, err
+	}
+	for _, c := range changes {
+		switch {
+		case c.Script != upgrade.ScriptRunning:
+		case j.q.Policy.Running == upgrade.RunningBoot:
+			return false, errs.New(errs.Invalid, CodePackages, "%s needs a running system (%s), and rpm systems are not booted in quarantine: ask for the policy running=%s", c.Name, c.Why, upgrade.RunningHold)
+		default:
+			again = true
+			j.hold[c.Name+"."+c.Architecture] = "needs a running system: " + c.Why
+		}
+	}
+	return again, nil
+}
+
+// lay fills the folders of the plan.
+func (j *rpmJob) lay() error {
 	st := j.q.State.RPM
 	database := strings.Trim(strings.TrimSuffix(st.Path, "/rpmdb.sqlite"), "/")
 	if database != "usr/lib/sysimage/rpm" && database != "var/lib/rpm" {
@@ -187,20 +228,28 @@ func (j *rpmJob) solve(ctx context.Context) error {
 			t.Binds = append(t.Binds, sandbox.Bind{Source: dir, Target: inside + name, ReadOnly: true})
 		}
 	}
-	return j.ask(ctx, t)
+	j.tree = t
+	return nil
 }
 
-func (j *rpmJob) ask(ctx context.Context, t hostdnf.Tree) error {
+// ask asks dnf about the image.
+func (j *rpmJob) ask(ctx context.Context) error {
 	args := []string{hostdnf.WithPlugins, "--assumeno", "upgrade"}
 	if j.q.Policy.Security {
 		args = append([]string{"--security"}, args...)
 	}
-	output, err := t.DNF(ctx, false, args...)
+	args = append(hostdnf.Exclude(slices.Sorted(maps.Keys(j.hold))), args...)
+	written := filepath.Join(j.tree.Control, "plugins/answer.json")
+	if err := os.Remove(written); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return errs.Wrap(err, errs.Internal, CodeHost, "the work folder cannot be used")
+	}
+	j.answer = rpmAnswer{}
+	output, err := j.tree.DNF(ctx, false, args...)
 	if err != nil && errs.CodeOf(err) != sandbox.CodeExit {
 		return err
 	}
 	// dnf ends with 1 also where it was told not to go on: what the plugin wrote tells whether it had solved.
-	answer, readErr := readBounded(filepath.Join(t.Control, "plugins/answer.json"), maxAnswer)
+	answer, readErr := readBounded(written, maxAnswer)
 	switch {
 	case errors.Is(readErr, os.ErrNotExist) && err != nil && hostdnf.CauseOf(output) == hostdnf.Unmet:
 		return errs.Wrap(err, errs.Invalid, CodePackages, "the packages of the image do not fit together")

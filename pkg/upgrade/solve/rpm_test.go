@@ -16,6 +16,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/testkit/rpmrepo"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
 	"github.com/kiln-cloud/kiln/pkg/upgrade/offline"
+	"github.com/kiln-cloud/kiln/pkg/upgrade/scripts"
 	"github.com/kiln-cloud/kiln/pkg/upgrade/solve"
 )
 
@@ -42,7 +43,7 @@ func newRPMWorld(t *testing.T) *rpmWorld {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.proxy.Close)
-	w.plans, err = solve.New(solve.Config{Dir: t.TempDir(), Proxy: w.proxy, Output: t.Output(), Now: func() time.Time { return w.now }})
+	w.plans, err = solve.New(solve.Config{Dir: t.TempDir(), Proxy: w.proxy, Scripts: &scripts.Library{Mirror: w.proxy}, Output: t.Output(), Now: func() time.Time { return w.now }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +150,8 @@ func TestPlanOfRPM(t *testing.T) {
 		t.Fatal(diff)
 	}
 	tool := p.Changes[4]
-	if diff := cmp.Diff([]string{"CVE-2026-4242", "CVE-2026-4243"}, p.CVEs); diff != "" || tool.Urgency != "high" || !tool.Security || tool.Suite != "own-fixes" || tool.Source != "tool" {
+	if diff := cmp.Diff([]string{"CVE-2026-4242", "CVE-2026-4243"}, p.CVEs); diff != "" || tool.Urgency != "high" || !tool.Security || tool.Suite != "own-fixes" || tool.Source != "tool" ||
+		tool.Script != upgrade.ScriptNone || p.Changes[1].Script != upgrade.ScriptSafe {
 		t.Errorf("%s %+v", diff, tool)
 	}
 	file, err := w.proxy.Have(t.Context(), tool.URI)
@@ -235,6 +237,50 @@ func TestSecurityOfRPM(t *testing.T) {
 	}
 	if diff := cmp.Diff(short(p), done(r)); diff != "" {
 		t.Error("the upgrade does something else: " + diff)
+	}
+}
+
+// TestRunningOfRPM: packages whose scriptlets need a running system are held, with what needs their new version.
+func TestRunningOfRPM(t *testing.T) {
+	t.Parallel()
+	w := newRPMWorld(t)
+	base, needs := rpmrepo.Package{Name: "base-data", Version: "1"}, rpmrepo.Package{Name: "reports", Version: "1"}
+	image := rpmrepo.Image(t, nil, base, needs)
+	base.Version, base.Scripts = "2", map[string]string{"post": "if [ $1 -gt 1 ]; then\npsql -f /usr/share/base.sql\nfi"}
+	needs.Version, needs.Fields = "2", "Requires: base-data >= 2\n"
+	lib := rpmrepo.Lib("2")
+	lib.Scripts = map[string]string{"posttrans": "systemctl daemon-reload || :"}
+	w.add(base, needs, lib)
+	w.repo.Publish()
+	p := w.plan(image, upgrade.Policy{})
+	if diff := cmp.Diff([]string{"lib 1:1-1 > 1:2-1"}, short(p)); diff != "" || p.Changes[0].Script != upgrade.ScriptDivert || !strings.HasPrefix(p.Changes[0].Why, "posttrans line 1: systemctl") {
+		t.Errorf("%s %+v", diff, p)
+	}
+	if len(p.Held) != 2 || p.Held[0].Reason != "needs a running system: post line 2: psql -f /usr/share/base.sql" || !strings.HasPrefix(p.Held[1].Reason, "its dependencies cannot be met: ") {
+		t.Errorf("%+v", p.Held)
+	}
+	r, err := w.upgraded(image, upgrade.Policy{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(short(p), done(r)); diff != "" {
+		t.Error("the upgrade does something else: " + diff)
+	}
+	ran := []upgrade.Ran{
+		{Package: "base-data", Script: upgrade.ScriptRunning, Why: "post line 2: psql -f /usr/share/base.sql"}, {Package: "lib", Script: upgrade.ScriptDivert, Why: p.Changes[0].Why},
+	}
+	if diff := cmp.Diff(ran, r.Scripts); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"base-data", "reports"}, r.Held); diff != "" {
+		t.Error(diff)
+	}
+	boot := upgrade.Policy{Running: upgrade.RunningBoot}
+	if _, err := w.plans.Plan(t.Context(), w.question(image, boot)); !errs.Is(err, errs.Invalid) || !strings.Contains(err.Error(), "base-data") {
+		t.Errorf("a plan with a boot: %v", err)
+	}
+	if _, err := w.upgraded(image, boot); errs.CodeOf(err) != offline.CodeRunning || !strings.Contains(err.Error(), "base-data") {
+		t.Errorf("an upgrade with a boot: %v", err)
 	}
 }
 

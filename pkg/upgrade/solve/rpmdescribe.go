@@ -86,7 +86,6 @@ func (j *rpmJob) plan() (upgrade.Plan, error) {
 		}
 		p.Changes = append(p.Changes, upgrade.PlannedChange{
 			PackageRef: upgrade.PackageRef{Name: plain(d.Name), Architecture: plain(d.Arch), From: plain(d.Version)}, Source: j.sourceOf(d.Name), CVEs: []string{},
-			Script: upgrade.ScriptSafe, // its scriptlets are those that the image has had all along
 		})
 	}
 	for _, c := range p.Changes {
@@ -150,7 +149,9 @@ func (j *rpmJob) held() []upgrade.Held {
 			continue
 		}
 		reason := "its dependencies cannot be met"
-		if h.Excluded {
+		if why, ok := j.hold[h.Name+"."+h.Arch]; ok {
+			reason = why
+		} else if h.Excluded {
 			reason = "excluded by the image's owner"
 		} else if why := j.problemOf(h.Name); why != "" {
 			reason += ": " + why

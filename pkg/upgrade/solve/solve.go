@@ -260,20 +260,7 @@ func (j *job) classify(ctx context.Context) (again bool, err error) {
 	if j.cfg.Scripts == nil {
 		return false, nil
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(fetchesAtOnce)
-	for i := range j.changes {
-		c := &j.changes[i]
-		if c.To == "" {
-			c.Script = upgrade.ScriptSafe // its scripts are those that the image has had all along
-			continue
-		}
-		g.Go(func() (err error) {
-			c.Script, c.Why, err = j.cfg.Scripts.Classify(ctx, *c)
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
+	if err := j.scripts(ctx, j.changes); err != nil {
 		return false, err
 	}
 	for _, c := range j.changes {
@@ -289,6 +276,27 @@ func (j *job) classify(ctx context.Context) (again bool, err error) {
 		}
 	}
 	return again, nil
+}
+
+// scripts fills in what the scripts of changes need.
+func (p *Planner) scripts(ctx context.Context, changes []upgrade.PlannedChange) error {
+	if p.cfg.Scripts == nil {
+		return nil
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(fetchesAtOnce)
+	for i := range changes {
+		c := &changes[i]
+		if c.To == "" {
+			c.Script = upgrade.ScriptSafe // its scripts are those that the image has had all along
+			continue
+		}
+		g.Go(func() (err error) {
+			c.Script, c.Why, err = p.cfg.Scripts.Classify(ctx, *c)
+			return err
+		})
+	}
+	return g.Wait()
 }
 
 // plan is what was solved, without what concerns one image alone.
