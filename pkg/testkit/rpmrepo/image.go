@@ -13,7 +13,7 @@ func System() Package {
 	}
 	return Package{
 		Name: "base", Version: "1", Fields: "Provides: /bin/sh\n", Dirs: []string{"/proc", "/dev", "/run", "/tmp", "/root", "/var/lib/tool", "/usr/sbin", "/boot"},
-		Files: map[string]string{
+		Files: map[string]string{ //nolint:gosec // no password is in it
 			"/etc/os-release": "ID=example\nVERSION_ID=9\nPRETTY_NAME=\"Example 9\"\n", "/etc/passwd": "root:x:0:0::/root:/bin/sh\ntool:x:99:99::/:/bin/false\n",
 			"/etc/group": "root:x:0:\ntool:x:99:\n",
 		},
@@ -43,6 +43,12 @@ func Lib(version string) Package {
 // of its tree. It needs root.
 func Image(t testing.TB, edit func(tree string), packages ...Package) string {
 	t.Helper()
+	return ImageWith(t, nil, edit, packages...)
+}
+
+// ImageWith is Image with further arguments of mke2fs.
+func ImageWith(t testing.TB, args []string, edit func(tree string), packages ...Package) string {
+	t.Helper()
 	tree := t.TempDir()
 	var files []string
 	for _, p := range append([]Package{System(), Lib("1"), Tool("1")}, packages...) {
@@ -53,6 +59,7 @@ func Image(t testing.TB, edit func(tree string), packages ...Package) string {
 		edit(tree)
 	}
 	image := filepath.Join(t.TempDir(), "old.raw")
-	run(t, t.TempDir(), nil, "/usr/sbin/mke2fs", "-q", "-t", "ext4", "-U", "1c9d2f53-7a3e-4a57-8f3b-2b7a5d1e0c11", "-d", tree, image, "64m")
+	args = append([]string{"/usr/sbin/mke2fs", "-q", "-t", "ext4", "-U", "1c9d2f53-7a3e-4a57-8f3b-2b7a5d1e0c11", "-d", tree}, args...)
+	run(t, t.TempDir(), nil, append(args, image, "64m")...)
 	return image
 }

@@ -268,6 +268,12 @@ func (p Package) build(t testing.TB) string {
 	return found[0]
 }
 
+// Upgrade puts packages into a tree in place of what it has of them.
+func Upgrade(t testing.TB, tree string, packages ...string) {
+	t.Helper()
+	run(t, t.TempDir(), nil, append([]string{"rpm", "--root", tree, "--dbpath", "/var/lib/rpm", "--nosignature", "-U"}, packages...)...)
+}
+
 // Install makes a tree of packages, whose scripts run in it.
 func Install(t testing.TB, tree string, packages ...string) {
 	t.Helper()

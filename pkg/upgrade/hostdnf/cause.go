@@ -22,7 +22,7 @@ var words = []struct {
 	texts []string
 }{
 	{Scriptlet, []string{"scriptlet failed", "in POSTIN scriptlet", "in PREIN scriptlet", "in POSTTRANS scriptlet", "in PREUN scriptlet", "in POSTUN scriptlet", "in TRIGGER"}},
-	{Full, []string{"needed on the / filesystem", "No space left on device"}},
+	{Full, []string{"needed on the / filesystem", "more inodes on the / filesystem", "No space left on device"}},
 	{Signature, []string{"repomd.xml GPG signature verification error", "Bad GPG signature", "Signing key not found", "GPG signature verification"}},
 	{Checksum, []string{"Downloading successful, but checksum doesn't match", "checksum doesn't match"}},
 	{Mirror, []string{"Failed to download metadata", "Cannot download", "Failed to synchronize cache", "Error downloading packages", "Status code:"}},

@@ -7,12 +7,12 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
 	"time"
 
+	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
 	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/sandbox"
@@ -55,8 +55,8 @@ type Tree struct {
 	Image   string        // the image's tree
 	Release string        // $releasever
 	Binds   []sandbox.Bind
-	Proxy   http.Handler  // to the repositories
-	Time    time.Duration // of one run; default that of the sandbox
+	Proxy   mirror.Handler // to the repositories
+	Time    time.Duration  // of one run; default that of the sandbox
 	Log     io.Writer
 }
 

@@ -70,7 +70,7 @@ func (r *run) upgradeRPM(ctx context.Context) error {
 	if err := r.step(ctx, "plan", d.plan); err != nil || r.report.Unchanged {
 		return err
 	}
-	if err := r.inRoot(r.measure); err != nil {
+	if err := r.inRoot(d.measureRPM); err != nil {
 		return err
 	}
 	if err := r.makeRoom(ctx); err != nil {
@@ -155,6 +155,9 @@ func (d *dnf) plan(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+	}
+	if err := d.estimate(ctx); err != nil {
+		return err
 	}
 	if err := d.findHeld(ctx); err != nil {
 		return err
@@ -306,7 +309,6 @@ func (d *dnf) readArrivals(ctx context.Context, files []string) error {
 			return errs.New(errs.Unavailable, CodeMirror, "the package %s does not say what it is", path.Base(file))
 		}
 		d.comes = append(d.comes, a)
-		d.run.plan.grows += a.size
 	}
 	return nil
 }
@@ -344,11 +346,5 @@ func (d *dnf) remember(ctx context.Context, root *os.Root) (err error) {
 		return errs.New(errs.Invalid, CodeConffiles, "the image's owner and its packages both changed %s", strings.Join(list, ", "))
 	}
 	d.before, err = lookAt(ctx, root)
-	return err
-}
-
-// upgrade lets dnf do what it planned, with the packages that were fetched and without any network.
-func (d *dnf) upgrade(ctx context.Context) error {
-	_, err := d.dnf(ctx, false, d.options()...)
 	return err
 }

@@ -2,6 +2,7 @@ package offline_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -329,6 +330,57 @@ func TestKernelOfRPM(t *testing.T) {
 	}
 	if got := packagesOf(t, a.output); !strings.Contains(got, "kernel-core 6.1-1, kernel-core 6.3-1") {
 		t.Error(got)
+	}
+}
+
+// TestFullDiskOfRPM: what does not fit is refused with what is missing, or gets a larger disk. A new version that takes the
+// place of an old one needs no room of its own but while it comes.
+func TestFullDiskOfRPM(t *testing.T) {
+	t.Parallel()
+	const mib = 1 << 20
+	big := func(name, version string, size int) rpmrepo.Package {
+		return rpmrepo.Package{Name: name, Version: version, Files: map[string]string{"/usr/share/" + name: strings.Repeat(version, size)}}
+	}
+	many := rpmrepo.Package{Name: "many", Version: "2", Files: map[string]string{}}
+	for i := range 400 {
+		many.Files[fmt.Sprintf("/usr/share/many/%d", i)] = ""
+	}
+	old := []rpmrepo.Package{big("same", "1", 8*mib), big("more", "1", mib), {Name: "many", Version: "1"}}
+	full := rpmImage(t, func(tree string) { write(t, tree, "root/fill", strings.Repeat("x", 30*mib)) }, old...)
+	crowded := rpmrepo.ImageWith(t, []string{"-N", "400"}, nil, old...)
+	// Half of it is root's own, and less than that is free.
+	nothing := rpmrepo.ImageWith(t, []string{"-m", "50"}, func(tree string) { write(t, tree, "root/fill", strings.Repeat("x", 30*mib)) }, old...)
+	for name, c := range map[string]struct {
+		image   string
+		comes   rpmrepo.Package
+		missing string // "": it fits
+	}{
+		"as large":                  {full, big("same", "2", 8*mib), ""},
+		"much larger":               {full, big("more", "2", 20*mib), "bytes are missing"},
+		"too large while it comes":  {full, big("same", "2", 13*mib), "bytes are missing"},
+		"nothing is free":           {nothing, big("same", "2", 8*mib), "bytes are missing"},
+		"too many files":            {crowded, many, "inodes are missing"},
+		"not too many for its disk": {full, many, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			repo := rpmrepo.New(t)
+			repo.Add(c.comes.Build(t))
+			repo.Publish()
+			a := upgradeRPM(t, repo, c.image, nil)
+			if c.missing == "" {
+				if a.good(t); a.report.GrownTo != 0 || len(a.report.Packages) != 1 {
+					t.Errorf("%+v", a.report)
+				}
+				return
+			}
+			if errs.CodeOf(a.err) != offline.CodeDiskFull || !errs.Is(a.err, errs.TooLarge) || !strings.Contains(a.err.Error(), c.missing) {
+				t.Fatalf("%v\n%s", a.err, a.log.Bytes()[max(0, a.log.Len()-2000):])
+			}
+			b := upgradeRPM(t, repo, c.image, func(r *upgrade.Request) { r.Policy.GrowGiB = 1 }).good(t)
+			if size := factsOf(t, b.output).VirtualSize; len(b.report.Packages) != 1 || b.report.GrownTo != 1<<30 || size != 1<<30 {
+				t.Errorf("%d bytes: %+v", size, b.report)
+			}
+		})
 	}
 }
 

@@ -42,7 +42,7 @@ func (d *dnf) classify() (again bool, err error) {
 		return false, nil
 	}
 	// What was fetched and does not come must not be taken for what comes.
-	d.comes, d.run.plan.grows = nil, 0
+	d.comes = nil
 	names, err := fs.Glob(control.FS(), "cache/*/packages")
 	for _, name := range names {
 		if err == nil {

@@ -5,9 +5,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -46,7 +46,7 @@ func (l *Library) Classify(ctx context.Context, c upgrade.PlannedChange) (upgrad
 	l.mu.Lock()
 	rpm, key := strings.HasSuffix(c.URI, ".rpm"), cmp.Or(c.SHA256, c.URI)
 	if rpm {
-		key += fmt.Sprint(c.From == "")
+		key += strconv.FormatBool(c.From == "")
 	}
 	v, ok := l.known[key]
 	l.mu.Unlock()
