@@ -162,6 +162,7 @@ type RPMState struct {
 	Log       []byte            // the write-ahead log beside it; nil where there is none
 	OwnerFile string            // path of Owner
 	Owner     []byte            // what its owner says to dnf: dnf.conf or yum.conf; nil where there is none
+	OSRelease []byte            // /etc/os-release; nil where there is none
 	Modules   map[string][]byte // enabled streams: /etc/dnf/modules.d, by file name
 }
 

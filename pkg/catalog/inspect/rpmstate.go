@@ -49,6 +49,9 @@ func rpmState(fsys fileSystem) (*upgrade.RPMState, error) {
 			break
 		}
 	}
+	if st.OSRelease, err = fileIfThere(fsys, "/etc/os-release", maxText); err != nil {
+		return nil, fmt.Errorf("/etc/os-release: %w", err)
+	}
 	const modules = "/etc/dnf/modules.d"
 	inside, err := fsys.ReadDir(modules)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

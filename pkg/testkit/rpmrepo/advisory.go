@@ -36,7 +36,7 @@ func (r *Repository) updateinfo() string {
 			if _, rest, ok := strings.Cut(p.Fields, "Epoch: "); ok {
 				epoch, _, _ = strings.Cut(rest, "\n")
 			}
-			fmt.Fprintf(&b, "<package name=%q version=%q release=\"1\" epoch=%q arch=%q src=\"\"><filename>%[1]s-%[2]s-1.%[4]s.rpm</filename></package>\n", p.Name, p.Version, epoch, hostArch(r))
+			fmt.Fprintf(&b, "<package name=%q version=%q release=\"1\" epoch=%q arch=%q src=\"\"><filename>%[1]s-%[2]s-1.%[4]s.rpm</filename></package>\n", p.Name, p.Version, epoch, r.Arch())
 		}
 		b.WriteString("</collection></pkglist></update>\n")
 	}
@@ -48,8 +48,8 @@ func (r *Repository) updateinfo() string {
 	return path
 }
 
-// hostArch is the architecture of packages that rpmbuild makes here.
-func hostArch(r *Repository) string {
+// Arch is the architecture of packages that rpmbuild makes here.
+func (r *Repository) Arch() string {
 	r.t.Helper()
 	return strings.TrimSpace(string(r.run("rpm", "--eval", "%{_target_cpu}")))
 }

@@ -25,7 +25,8 @@ const Base = "http://rpm.example.org/9"
 
 // Repository is one folder of packages with their metadata. It answers requests for what is below Base as a mirror.
 type Repository struct {
-	Keys string // file with the public key that signs
+	Keys    string // file with the public key that signs
+	Modules string // the module streams that Publish adds (modulemd); "" for none
 
 	t    testing.TB
 	dir  string // what is served
@@ -96,6 +97,13 @@ func (r *Repository) Publish() {
 	r.run("createrepo_c", "--quiet", "--no-database", r.dir)
 	if len(r.advisories) > 0 {
 		r.run("modifyrepo_c", "--mdtype=updateinfo", r.updateinfo(), filepath.Join(r.dir, "repodata"))
+	}
+	if r.Modules != "" {
+		file := filepath.Join(r.work, "modules.yaml")
+		if err := os.WriteFile(file, []byte(r.Modules), 0o600); err != nil {
+			r.t.Fatal(err)
+		}
+		r.run("modifyrepo_c", "--mdtype=modules", file, filepath.Join(r.dir, "repodata"))
 	}
 	signature := filepath.Join(r.dir, "repodata/repomd.xml.asc")
 	if err := os.RemoveAll(signature); err != nil {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"time"
 
 	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
@@ -58,6 +59,12 @@ type Tree struct {
 	Proxy   mirror.Handler // to the repositories
 	Time    time.Duration  // of one run; default that of the sandbox
 	Log     io.Writer
+}
+
+// Foreign reports whether this machine's dnf would take the packages of an architecture (by Debian's name; "" is not known)
+// for those of another machine, and find nothing to upgrade.
+func Foreign(arch string) bool {
+	return arch != "" && arch != runtime.GOARCH && (arch != "i386" || runtime.GOARCH != "amd64")
 }
 
 var releaseRule = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)

@@ -8,10 +8,12 @@ import (
 	"os"
 	"path"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/kiln-cloud/kiln/pkg/catalog"
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/rpm"
 	"github.com/kiln-cloud/kiln/pkg/sandbox"
@@ -42,13 +44,16 @@ type arrival struct {
 func (a arrival) id() string { return a.Name + "." + a.Architecture }
 
 // rpmSystem refuses, before anything is copied, an rpm system that cannot be upgraded.
-func rpmSystem(req upgrade.Request, release string) error {
+func rpmSystem(req upgrade.Request, facts *catalog.Facts) error {
 	bad := func(format string, args ...any) error { return errs.New(errs.Invalid, CodeRequest, format, args...) }
 	if len(req.Repositories) == 0 {
 		return bad("no rpm repository is named to take upgrades from")
 	}
-	if !hostdnf.IsRelease(release) {
+	if release := facts.OS.VersionID; !hostdnf.IsRelease(release) {
 		return bad("%.64q is no release of an rpm system (VERSION_ID of its os-release)", release)
+	}
+	if hostdnf.Foreign(facts.Architecture) {
+		return bad("the image is for %s: dnf of a worker for %s would find nothing to upgrade in it", facts.Architecture, runtime.GOARCH)
 	}
 	for _, r := range req.Repositories {
 		if problem := r.Problem(); problem != "" {

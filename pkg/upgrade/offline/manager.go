@@ -8,7 +8,7 @@ func (r *run) checkManager() error {
 	case r.facts.PackageKind == "apk":
 		return errs.New(errs.Invalid, CodeLayout, "%s has packages of apk: Kiln reads such systems, and cannot upgrade them offline", r.facts.OS.PrettyName)
 	case r.facts.PackageKind == "rpm":
-		return rpmSystem(r.req, r.facts.OS.VersionID)
+		return rpmSystem(r.req, r.facts)
 	case len(r.facts.Packages) == 0:
 		return errs.New(errs.Invalid, CodeLayout, "%s has no dpkg database and no rpm database: only Debian, rpm systems and their relatives can be upgraded", r.facts.OS.PrettyName)
 	case len(r.req.Suites) == 0:

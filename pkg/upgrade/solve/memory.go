@@ -63,6 +63,7 @@ func keyOf(q upgrade.Question) (key [sha256.Size]byte) {
 		part(h, r.Database)
 		part(h, r.Log)
 		part(h, r.Owner)
+		part(h, r.OSRelease)
 		for _, name := range slices.Sorted(maps.Keys(r.Modules)) {
 			part(h, []byte(name))
 			part(h, r.Modules[name])

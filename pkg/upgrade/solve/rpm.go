@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -37,6 +38,9 @@ func (p *Planner) planRPM(ctx context.Context, q upgrade.Question) (upgrade.Plan
 	var none upgrade.Plan
 	if err := hostdnf.Missing(); err != nil {
 		return none, errs.Wrap(err, errs.Unavailable, upgrade.CodeNoPlanner, "this worker cannot plan for rpm systems: install the packages dnf and rpm")
+	}
+	if hostdnf.Foreign(q.Architecture) {
+		return none, errs.New(errs.Unavailable, upgrade.CodeNoPlanner, "the image is for %s: dnf of a worker for %s would find nothing to upgrade in it", q.Architecture, runtime.GOARCH)
 	}
 	if !hostdnf.IsRelease(q.Release) {
 		return none, errs.New(errs.Invalid, CodeRequest, "%.64q is no release of an rpm system (VERSION_ID of its os-release)", q.Release)
@@ -131,6 +135,9 @@ func (p *Planner) layRPM(dir, release, database string, st *upgrade.RPMState) (h
 
 func fillImage(image, database string, st *upgrade.RPMState) error {
 	files := map[string][]byte{database + "/rpmdb.sqlite": st.Database}
+	if st.OSRelease != nil {
+		files["etc/os-release"] = st.OSRelease // names the platform of modules
+	}
 	if st.Log != nil {
 		files[database+"/rpmdb.sqlite-wal"] = st.Log
 	}

@@ -2,6 +2,7 @@ package solve_test
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -284,6 +285,63 @@ func TestRunningOfRPM(t *testing.T) {
 	}
 }
 
+const streams = `---
+document: modulemd
+version: 2
+data:
+  name: tools
+  stream: "1"
+  version: 1
+  context: c1
+  arch: x86_64
+  summary: s
+  description: d
+  license: {module: [MIT]}
+  artifacts: {rpms: ["tool-0:2-1.x86_64"]}
+...
+---
+document: modulemd
+version: 2
+data:
+  name: tools
+  stream: "2"
+  version: 1
+  context: c2
+  arch: x86_64
+  summary: s
+  description: d
+  license: {module: [MIT]}
+  artifacts: {rpms: ["tool-0:3-1.x86_64"]}
+...
+`
+
+// TestModulesOfRPM: what comes of a module is what the image's enabled stream has.
+func TestModulesOfRPM(t *testing.T) {
+	t.Parallel()
+	w := newRPMWorld(t)
+	image := rpmrepo.Image(t, func(tree string) {
+		dir := filepath.Join(tree, "etc/dnf/modules.d")
+		err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "tools.module"), []byte("[tools]\nname=tools\nstream=1\nprofiles=\nstate=enabled\n"), 0o644))
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+	w.add(rpmrepo.Tool("2"), rpmrepo.Tool("3"), rpmrepo.Lib("3"))
+	w.repo.Modules = strings.ReplaceAll(streams, "x86_64", w.repo.Arch())
+	w.repo.Publish()
+	p := w.plan(image, upgrade.Policy{})
+	if diff := cmp.Diff([]string{"lib 1:1-1 > 1:3-1", "tool 1-1 > 2-1"}, short(p)); diff != "" {
+		t.Error(diff)
+	}
+	r, err := w.upgraded(image, upgrade.Policy{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(short(p), done(r)); diff != "" {
+		t.Error("the upgrade does something else: " + diff)
+	}
+}
+
 // TestNoPlanOfRPM: what cannot be planned, and what the reason is.
 func TestNoPlanOfRPM(t *testing.T) {
 	t.Parallel()
@@ -298,6 +356,7 @@ func TestNoPlanOfRPM(t *testing.T) {
 	}{
 		"no repository":       {func(q *upgrade.Question) { q.Repositories = nil }, solve.CodeRequest, "repository", errs.Invalid},
 		"another repository":  {func(q *upgrade.Question) { q.Repositories[0].BaseURL = rpmrepo.Base + "/nowhere" }, solve.CodeMirror, "metadata", errs.Unavailable},
+		"another machine's":   {func(q *upgrade.Question) { q.Architecture = "riscv64" }, upgrade.CodeNoPlanner, "riscv64", errs.Unavailable},
 		"no release":          {func(q *upgrade.Question) { q.Release = "--help" }, solve.CodeRequest, "release", errs.Invalid},
 		"a damaged database":  {func(q *upgrade.Question) { q.State.RPM.Database = q.State.RPM.Database[:5000] }, solve.CodeState, "database", errs.Invalid},
 		"another place":       {func(q *upgrade.Question) { q.State.RPM.Path = "/etc/../rpmdb.sqlite" }, solve.CodeState, "place", errs.Invalid},
