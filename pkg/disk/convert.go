@@ -45,16 +45,8 @@ func ConvertScratch(ctx context.Context, src, dst Image, progress func(done, tot
 }
 
 func convert(ctx context.Context, src, dst Image, appear func(tmp, to string) error, progress func(done, total int64)) error {
-	header, err := CheckFile(src, Limits{})
-	if err != nil {
-		return err
-	}
 	if dst.Format != Raw && dst.Format != Qcow2 {
 		return errs.New(errs.Invalid, CodeUnsupported, "Kiln cannot write the disk format %q; use qcow2 or raw.", dst.Format)
-	}
-	from, err := filepath.Abs(src.Path) // an absolute path is never taken for a protocol of qemu
-	if err != nil {
-		return errs.Wrap(err, errs.Invalid, CodeConvert, "The path of the image cannot be resolved.")
 	}
 	to, err := filepath.Abs(dst.Path)
 	if err != nil {
@@ -67,11 +59,33 @@ func convert(ctx context.Context, src, dst Image, appear func(tmp, to string) er
 	defer os.Remove(tmp.Name()) //nolint:errcheck // after the rename there is nothing to remove
 	defer tmp.Close()           //nolint:errcheck // only synced, never written through this descriptor
 	// Clusters are written in order (no -W): the same disk gives the same file, and on local disks it is as fast.
-	cmd := exec.CommandContext(ctx, "qemu-img", "convert", "-p", "-m", "8", "-f", src.Format, "-O", dst.Format, from, tmp.Name())
-	if err := runConvert(ctx, cmd, header.VirtualSize, progress); err != nil {
+	if err := qemuConvert(ctx, src, Image{Path: tmp.Name(), Format: dst.Format}, progress); err != nil {
 		return err
 	}
 	return appear(tmp.Name(), to)
+}
+
+// Fill writes src into a raw file that is there, as long as src's disk and all holes. After an error it may hold a part of src.
+func Fill(ctx context.Context, src Image, raw string, progress func(done, total int64)) error {
+	raw, err := filepath.Abs(raw)
+	if err != nil {
+		return errs.Wrap(err, errs.Invalid, CodeConvert, "The path of the result cannot be resolved.")
+	}
+	return qemuConvert(ctx, src, Image{Path: raw, Format: Raw}, progress, "-n", "--target-is-zero")
+}
+
+// qemuConvert checks src and copies it. dst.Path is absolute.
+func qemuConvert(ctx context.Context, src, dst Image, progress func(done, total int64), more ...string) error {
+	header, err := CheckFile(src, Limits{})
+	if err != nil {
+		return err
+	}
+	from, err := filepath.Abs(src.Path) // an absolute path is never taken for a protocol of qemu
+	if err != nil {
+		return errs.Wrap(err, errs.Invalid, CodeConvert, "The path of the image cannot be resolved.")
+	}
+	args := append([]string{"convert", "-p", "-m", "8", "-f", src.Format, "-O", dst.Format}, more...)
+	return runConvert(ctx, exec.CommandContext(ctx, "qemu-img", append(args, from, dst.Path)...), header.VirtualSize, progress)
 }
 
 // CheckFile is Check on a file.

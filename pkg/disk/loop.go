@@ -54,3 +54,17 @@ func AttachLoop(path string, offset, length int64, readOnly bool) (*os.File, err
 	}
 	return nil, errs.New(errs.Unavailable, CodeMount, "All loop devices are being taken by others.")
 }
+
+// MoveLoop makes a loop device show another range of its file, as it is now. Nothing may be mounted from it.
+func MoveLoop(dev *os.File, offset, length int64) error {
+	info := unix.LoopInfo64{Offset: uint64(offset), Sizelimit: uint64(length), Flags: unix.LO_FLAGS_AUTOCLEAR}
+	copy(info.File_name[:len(info.File_name)-1], dev.Name())
+	err := unix.IoctlLoopSetStatus64(int(dev.Fd()), &info)
+	if err == nil {
+		_, err = unix.IoctlRetInt(int(dev.Fd()), unix.BLKFLSBUF) // what was read when the file was another one
+	}
+	if err != nil {
+		return errs.Wrap(err, errs.Internal, CodeMount, "The loop device cannot be moved.")
+	}
+	return nil
+}

@@ -93,18 +93,39 @@ func (s *Session) MountRaw(ctx context.Context, path string, offset, length int6
 	if offset < 0 || length <= 0 || offset > st.Size() || length > st.Size()-offset {
 		return nil, errs.New(errs.Invalid, CodeMount, "Bytes %d to %d are not inside the disk file (%d bytes).", offset, offset+length, st.Size())
 	}
-	flags, data := mountOptions(opts)
+	flags, _ := mountOptions(opts)
 	dev, err := AttachLoop(path, offset, length, flags&unix.MS_RDONLY != 0)
 	if err != nil {
 		return nil, err
 	}
 	defer dev.Close() //nolint:errcheck // the mount holds the device; without one, closing frees it
+	return s.MountLoop(ctx, dev, fstype, opts)
+}
+
+// MountLoop mounts what a loop device shows, with the options of MountRaw.
+func (s *Session) MountLoop(ctx context.Context, dev *os.File, fstype, opts string) (*Mount, error) {
+	flags, data := mountOptions(opts)
 	return s.Mount(ctx, dev.Name(), fstype, flags|unix.MS_NOSUID|unix.MS_NODEV, data)
 }
 
 // MountTmpfs mounts an empty tmpfs of at most size bytes, nosuid and nodev.
 func (s *Session) MountTmpfs(ctx context.Context, size int64) (*Mount, error) {
 	return s.Mount(ctx, "tmpfs", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("size=%d,mode=0755", size))
+}
+
+// MountView shows a folder read-only as the lower layer of an overlay, in which programs that sync a file that they have only read
+// wait for no disk.
+func (s *Session) MountView(ctx context.Context, folder string) (*Mount, error) {
+	abs, err := filepath.Abs(folder)
+	if err != nil {
+		return nil, errs.Wrap(err, errs.Invalid, CodeMount, "The folder %s cannot be resolved.", folder)
+	}
+	none, err := s.MountTmpfs(ctx, 1<<16) // the kernel wants two layers
+	if err != nil {
+		return nil, err
+	}
+	escape := strings.NewReplacer(`\`, `\\`, ":", `\:`, ",", `\,`)
+	return s.Mount(ctx, "overlay", "overlay", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, "lowerdir="+escape.Replace(abs)+":"+escape.Replace(none.Path()))
 }
 
 // Mount is mount(2) on a new folder of the session: overlay, bind (MS_BIND), or any other type.

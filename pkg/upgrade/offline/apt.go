@@ -24,6 +24,8 @@ import (
 // untouched and needs no room for the packages.
 const controlInside = "/run/kiln"
 
+const aptProgram = "/usr/bin/apt-get"
+
 func (r *run) control() string { return filepath.Join(r.work.Path, "control") }
 
 var plainWord = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+/_-]*$`)
@@ -62,7 +64,7 @@ func (r *run) aptGet(args ...string) []string { return r.aptCommand(r.ready, arg
 // aptCommand is an apt-get command line; stocked is for one that takes its packages from the repository of the plan. Options
 // on it are stronger than any file of the image.
 func (r *run) aptCommand(stocked bool, args ...string) []string {
-	cmd := []string{"/usr/bin/apt-get", "-q", "-y"}
+	cmd := []string{aptProgram, "-q", "-y"}
 	options := []string{
 		"Dir::Etc::SourceList=" + controlInside + "/sources.list",
 		"Dir::Etc::SourceParts=/dev/null",
@@ -121,17 +123,17 @@ func (r *run) fetchLists(ctx context.Context, root *os.Root) error {
 	if done, err := r.layLists(ctx, root); done || err != nil {
 		return err
 	}
-	return r.apt(ctx, nil, "update")
+	return r.apt(ctx, nil, r.aptGet("update"))
 }
 
-// apt runs apt-get with the mirror, logs what it says and gives it to seen too.
-func (r *run) apt(ctx context.Context, seen io.Writer, args ...string) error {
+// apt runs a command line of apt with the mirror, logs what it says and gives it to seen too.
+func (r *run) apt(ctx context.Context, seen io.Writer, command []string) error {
 	var output tailBuffer
 	writers := []io.Writer{r.log, &output}
 	if seen != nil {
 		writers = append(writers, seen)
 	}
-	err := r.inImage(ctx, io.MultiWriter(writers...), sandbox.Spec{Args: r.aptGet(args...), Proxy: r.proxy})
+	err := r.inImage(ctx, io.MultiWriter(writers...), sandbox.Spec{Args: command, Proxy: r.proxy})
 	return r.aptError(err, output.String())
 }
 
@@ -185,6 +187,7 @@ type plan struct {
 	grows    int64             // bytes that the file system needs more; negative where it shrinks
 	held     []string          // kept back
 	nothing  bool
+	settings string // as apt-config prints them
 }
 
 var (
@@ -213,13 +216,48 @@ func (r *run) makePlan(ctx context.Context, root *os.Root) error {
 	return r.measure(root)
 }
 
+// solve asks apt for the plan, and for the settings of the image's owner.
 func (r *run) solve(ctx context.Context) error {
 	var out bytes.Buffer
-	if err := r.apt(ctx, &out, "--print-uris", "dist-upgrade"); err != nil {
+	both := []string{"/bin/sh", "-c", "apt-config dump >" + controlInside + "/" + settingsFile + ` && exec "$@"`, "plan"}
+	if err := r.apt(ctx, &out, append(both, r.aptGet("--print-uris", "dist-upgrade")...)); err != nil {
+		return err
+	}
+	text, err := r.controlFile(settingsFile)
+	if err != nil {
 		return err
 	}
 	r.plan = parsePlan(out.String())
+	r.plan.settings = text
 	return nil
+}
+
+// settingsFile is where apt-config(8) writes, in the control folder.
+const settingsFile = "settings"
+
+// elsewhere are settings that change nothing of what dpkg is called for: of downloads, of what is done in the background, and of
+// what an autoremove, which is never made, would leave.
+var elsewhere = []string{"Acquire::", "APT::Compressor", "APT::NeverAutoRemove", "APT::Periodic", "Unattended-Upgrade"}
+
+// settings are the lines of apt-config dump that count for what dpkg does.
+func (p *plan) counting() []string {
+	var out []string
+	for line := range strings.Lines(p.settings) {
+		if !slices.ContainsFunc(elsewhere, func(start string) bool { return strings.HasPrefix(line, start) }) {
+			out = append(out, line)
+		}
+	}
+	return out
+}
+
+// setting is the value of one of apt's settings.
+func (p *plan) setting(name string) string {
+	for line := range strings.Lines(p.settings) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			return strings.Trim(strings.TrimSpace(value), `";`)
+		}
+	}
+	return ""
 }
 
 func parsePlan(text string) plan {

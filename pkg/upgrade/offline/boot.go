@@ -41,17 +41,9 @@ put update-initramfs
 put update-grub
 put update-ca-certificates
 rm -f /run/kiln/deferred/manuals /run/kiln/deferred/certificates
-if [ "${KILN_QUICK:-}" = yes ]; then
-	quick setpriv deb-systemd-helper dpkg-maintscript-helper
-	# ucf would bring its templates back where debconf has lost them, and its settings may say anything.
-	if grep -q '^Name: ucf/changeprompt$' /var/cache/debconf/templates.dat && ! grep -q '^[[:space:]]*[^#[:space:]]' /etc/ucf.conf; then
-		quick ucf ucfr
-	fi 2>/dev/null
+if [ -n "${KILN_QUICK:-}" ]; then
+	quick $KILN_QUICK
 	export PATH="/run/kiln/bin:$PATH"
-	if [ "$1" = /usr/bin/apt-get ]; then
-		path=$(apt-config dump --format '%v%n' DPkg::Path) # empty: dpkg has the PATH of apt
-		set -- "$@" -o "DPkg::Path=${path:+/run/kiln/bin:$path}"
-	fi
 fi
 "$@"
 code=$?
@@ -93,7 +85,7 @@ const certificatesStub = `#!/bin/sh
 if [ "$*" = "--hooksdir " ] && [ "$DPKG_MAINTSCRIPT_PACKAGE" = ca-certificates ] && [ -z "$(ls -A /etc/ca-certificates/update.d 2>&1)" ]; then
 	exit 0
 fi
-if [ $# = 0 ] && [ "$KILN_QUICK,$DPKG_MAINTSCRIPT_PACKAGE,$DPKG_MAINTSCRIPT_NAME" = yes,ca-certificates,postinst ] && [ -z "$(ls -A /etc/ca-certificates/update.d 2>&1)" ]; then
+if [ $# = 0 ] && [ "${KILN_QUICK:+yes},$DPKG_MAINTSCRIPT_PACKAGE,$DPKG_MAINTSCRIPT_NAME" = yes,ca-certificates,postinst ] && [ -z "$(ls -A /etc/ca-certificates/update.d 2>&1)" ]; then
 	: >/run/kiln/deferred/certificates
 	exit 0
 fi
@@ -128,7 +120,7 @@ func (r *run) upgradePackages(ctx context.Context, _ *os.Root) error {
 	if err := r.recordShare(ctx); err != nil {
 		return err
 	}
-	if r.sharedAll() {
+	if r.allMade() {
 		return r.aptChange(ctx, []string{"/usr/bin/dpkg", "--configure", "--pending"}, nil)
 	}
 	return r.aptChange(ctx, r.aptGet("dist-upgrade"), nil)
@@ -210,19 +202,25 @@ func wanted(asked, kernels, initrds []string) []string {
 
 // deferred reads what a stub noted. The folder is writable in the image, so it is read like the image.
 func (r *run) deferred(name string) ([]string, error) {
-	root, err := os.OpenRoot(r.control())
-	if err != nil {
-		return nil, errs.Wrap(err, errs.Internal, CodeRequest, "the work folder cannot be read")
-	}
-	defer func() { _ = root.Close() }()
-	text, err := readFile(root, "deferred/"+name, 1<<20)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	text, err := r.controlFile("deferred/" + name)
 	if err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(strings.Split(string(text), "\n"), func(s string) bool { return strings.TrimSpace(s) == "" }), nil
+	return slices.DeleteFunc(strings.Split(text, "\n"), func(s string) bool { return strings.TrimSpace(s) == "" }), nil
+}
+
+// controlFile reads a file that was written in the sandbox; "" where there is none.
+func (r *run) controlFile(name string) (string, error) {
+	root, err := os.OpenRoot(r.control())
+	if err != nil {
+		return "", errs.Wrap(err, errs.Internal, CodeRequest, "the work folder cannot be read")
+	}
+	defer func() { _ = root.Close() }()
+	text, err := readFile(root, name, 1<<20)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return string(text), err
 }
 
 // bootFiles names the versions of the kernels and initial RAM disks in /boot, newest last.

@@ -119,7 +119,7 @@ func (r *run) stock(ctx context.Context) error {
 	}
 	var packages []pool.Source
 	for name, uri := range r.plan.uris {
-		if r.wasReplayed(name) {
+		if r.isMade(name) {
 			continue
 		}
 		p, ok := r.source(name, uri, r.plan.sums[name])

@@ -142,7 +142,7 @@ func (r *run) refuseConffiles(ctx context.Context, before map[string]conffile) e
 			continue
 		}
 		if !fetched {
-			if err := r.apt(ctx, nil, "--download-only", "dist-upgrade"); err != nil {
+			if err := r.apt(ctx, nil, r.aptGet("--download-only", "dist-upgrade")); err != nil {
 				return err
 			}
 			fetched = true

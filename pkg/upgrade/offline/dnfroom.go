@@ -13,18 +13,25 @@ import (
 )
 
 // estimate tells what the new packages have more than those that they replace, by their own sizes. It is for the first
-// look only: rpm itself counts files and blocks before it changes anything.
+// look only: rpm itself counts files and blocks before it changes anything. A database of which rpm reads less than is in
+// it is refused: what rpm does not see would not be upgraded, and the image be called good.
 func (d *dnf) estimate(ctx context.Context) error {
 	text, err := d.query(ctx, "--root", hostdnf.ImageInside, "-qa", "--qf", `%{NAME}.%{ARCH}\t%{LONGSIZE}\n`)
 	if err != nil {
 		return errs.Wrap(err, errs.Invalid, CodePackages, "the image's rpm database cannot be asked")
 	}
-	old := map[string]int64{}
+	old, known := map[string]int64{}, 0
 	for line := range strings.Lines(text) {
+		if !strings.HasPrefix(line, "gpg-pubkey.") {
+			known++
+		}
 		id, size, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
 		if n, err := strconv.ParseInt(size, 10, 64); err == nil && n > 0 {
 			old[id] = n
 		}
+	}
+	if known != len(d.had) {
+		return errs.New(errs.Invalid, CodePackages, "the image's rpm database is damaged: rpm reads %d of its %d packages", known, len(d.had))
 	}
 	d.run.plan.grows = 0
 	for _, a := range d.comes {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -24,7 +25,7 @@ var checkers = map[string]struct {
 }
 
 // checkFileSystem checks the unmounted copy, without changing it.
-func (r *run) checkFileSystem(ctx context.Context) error {
+func (r *run) checkFileSystem(ctx context.Context) (err error) {
 	kind := strings.TrimRight(r.facts.FileSystem, "234") // ext
 	checker, ok := checkers[kind]
 	if !ok {
@@ -32,7 +33,15 @@ func (r *run) checkFileSystem(ctx context.Context) error {
 	}
 	ctx, stop := context.WithTimeout(ctx, min(r.cfg.Timeout, 30*time.Minute))
 	defer stop()
+	session, err := disk.OpenSession(ctx, r.work.Path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, session.Close()) }()
 	where := fmt.Sprintf("%s?offset=%d", r.raw, r.root.Start)
+	if view, err := session.MountView(ctx, r.work.Path); err == nil { // e2fsck syncs what it reads, and the copy is not on the disk yet
+		where = filepath.Join(view.Path(), where[len(r.work.Path):])
+	}
 	if kind != "ext" { // only e2fsck knows where in a file to look
 		device, err := disk.AttachLoop(r.raw, r.root.Start, r.root.Length, true)
 		if err != nil {
@@ -41,7 +50,7 @@ func (r *run) checkFileSystem(ctx context.Context) error {
 		defer device.Close() //nolint:errcheck // its last user frees the device
 		where = device.Name()
 	}
-	out, err := r.outside(ctx, checker.args[0], append(checker.args[1:len(checker.args):len(checker.args)], where)...)
+	out, err := r.outside(ctx, session, checker.args[0], append(checker.args[1:len(checker.args):len(checker.args)], where)...)
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
@@ -54,14 +63,14 @@ func (r *run) checkFileSystem(ctx context.Context) error {
 	return errs.Wrap(err, errs.Unavailable, CodeGate, "the %s file system cannot be checked; install %s", r.facts.FileSystem, checker.pkg)
 }
 
-// outside runs a program of the host on the copy, and gives the end of what it said.
-func (r *run) outside(ctx context.Context, name string, args ...string) (string, error) {
+// outside runs a program of the host on the copy, with the mounts of a session, and gives the end of what it said.
+func (r *run) outside(ctx context.Context, session *disk.Session, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = []string{"PATH=/usr/sbin:/sbin:/usr/bin:/bin", "LC_ALL=C.UTF-8"}
 	var out tailBuffer
 	cmd.Stdout, cmd.Stderr = io.MultiWriter(r.log, &out), io.MultiWriter(r.log, &out)
 	cmd.WaitDelay = 5 * time.Second
-	err := disk.StartTied(cmd)
+	err := session.Start(ctx, cmd)
 	if err == nil {
 		err = cmd.Wait()
 	}

@@ -121,7 +121,7 @@ func (s shortage) refused(advice string, args ...any) error {
 
 // grow makes the copy's disk, its root partition and the file system larger.
 func (r *run) grow(ctx context.Context, to int64) error {
-	if err := r.mount.Unmount(ctx); err != nil {
+	if err := errors.Join(r.mount.Unmount(ctx), r.freeLoop()); err != nil {
 		return err
 	}
 	if err := r.growPartition(to); err != nil {
@@ -170,7 +170,7 @@ func (r *run) resize2fs(ctx context.Context) error {
 		return err
 	}
 	defer device.Close() //nolint:errcheck // resize2fs has written; its last user frees the device
-	out, err := r.outside(ctx, "/usr/sbin/resize2fs", "-f", device.Name())
+	out, err := r.outside(ctx, r.session, "/usr/sbin/resize2fs", "-f", device.Name())
 	var exit *exec.ExitError
 	switch {
 	case err == nil || ctx.Err() != nil:

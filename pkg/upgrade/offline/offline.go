@@ -87,18 +87,21 @@ type run struct {
 	facts  *catalog.Facts
 
 	work    *disk.Work
-	raw     string // the copy that is worked on
+	raw     string   // the copy that is worked on
+	loop    *os.File // the device of its root; nil where each mount makes its own
 	parts   []disk.Partition
 	root    disk.Partition
 	session *disk.Session
 	mount   *disk.Mount
 	before  []deb.Package
 	shared  *sharing
-	touched bool          // by a record, or by the recording: a failure may come from that
-	pinned  []deb.Package // packages that must stay as they are; without a version: must not come
+	made    []upgrade.PackageRef // changes of the plan that came from a record or went into one
+	touched bool                 // by a record, or by the recording: a failure may come from that
+	pinned  []deb.Package        // packages that must stay as they are; without a version: must not come
 	plan    plan
 	stocked *pool.Plan // the repository of the plan's packages; nil where apt fetches them itself
 	ready   bool       // apt is to read it
+	quick   []string   // programs that stand in for those of the image
 	short   shortage
 	old     before
 	boot    *quarantine // nil where nothing needs it
@@ -148,12 +151,12 @@ func (r *run) all(ctx context.Context) (err error) {
 	if r.work, err = disk.NewWork(r.req.WorkDir); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.closeStock(), r.closeQuarantine(), r.work.Close()) }()
+	defer func() { err = errors.Join(err, r.freeLoop(), r.closeStock(), r.closeQuarantine(), r.work.Close()) }()
 	r.raw = filepath.Join(r.work.Path, "disk.raw")
 	if err := r.step(ctx, "copy", r.copyOriginal); err != nil {
 		return err
 	}
-	if err := r.mounted(ctx); err != nil || r.report.Unchanged {
+	if err := errors.Join(r.mounted(ctx), r.freeLoop()); err != nil || r.report.Unchanged {
 		return err
 	}
 	if err := r.step(ctx, "check file system", r.checkFileSystem); err != nil {
@@ -239,7 +242,7 @@ func (r *run) planAll(ctx context.Context, root *os.Root) error {
 // file system that was not unmounted cleanly is mounted with it, which replays what it holds.
 func (r *run) mountRoot(ctx context.Context) error {
 	if r.facts.FileSystem == "ext4" {
-		if err := r.mountWith(ctx, "noatime,noload"); errs.CodeOf(err) != disk.CodeMount {
+		if err := r.mountWith(ctx, "noatime,noload,nobarrier"); errs.CodeOf(err) != disk.CodeMount {
 			return err
 		}
 	}
@@ -255,6 +258,10 @@ func (r *run) withJournal() string {
 }
 
 func (r *run) mountWith(ctx context.Context, options string) (err error) {
+	if r.loop != nil {
+		r.mount, err = r.session.MountLoop(ctx, r.loop, r.facts.FileSystem, options)
+		return err
+	}
 	r.mount, err = r.session.MountRaw(ctx, r.raw, r.root.Start, r.root.Length, r.facts.FileSystem, options)
 	return err
 }
@@ -264,6 +271,7 @@ func (r *run) change(ctx context.Context, root *os.Root) (err error) {
 	if r.old, err = r.remember(ctx, root); err != nil {
 		return err
 	}
+	r.quick = quickPrograms(root)
 	if r.boot != nil {
 		if err := r.step(ctx, "quarantine packages", r.stockQuarantine); err != nil {
 			return err
@@ -337,22 +345,42 @@ func (r *run) inspect(ctx context.Context) error {
 	return nil
 }
 
+// copyOriginal makes the copy that is worked on. The kernel waits until all of a file is on the disk when it becomes a device:
+// so it does while it is empty.
 func (r *run) copyOriginal(ctx context.Context) error {
-	err := disk.ConvertScratch(ctx, disk.Image{Path: r.req.Original, Format: r.req.OriginalFormat}, disk.Image{Path: r.raw, Format: disk.Raw},
+	f, err := os.OpenFile(r.raw, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err == nil {
+		defer func() { _ = f.Close() }()
+		err = f.Truncate(r.facts.VirtualSize)
+	}
+	if err != nil {
+		return errs.Wrap(err, errs.Internal, CodeRequest, "the copy cannot be made")
+	}
+	if r.loop, err = disk.AttachLoop(r.raw, 0, r.facts.VirtualSize, false); err != nil {
+		return err
+	}
+	err = disk.Fill(ctx, disk.Image{Path: r.req.Original, Format: r.req.OriginalFormat}, r.raw,
 		func(done, total int64) { r.progress("copy", done, total, "bytes") })
 	if err != nil {
 		return err
 	}
-	f, err := os.Open(r.raw)
-	if err != nil {
-		return errs.Wrap(err, errs.Internal, CodeRequest, "the copy cannot be opened")
-	}
-	defer func() { _ = f.Close() }()
 	if r.parts, err = disk.Partitions(f, r.facts.VirtualSize); err != nil {
 		return err
 	}
-	r.root, err = disk.FindRoot(f, r.parts)
-	return err
+	if r.root, err = disk.FindRoot(f, r.parts); err != nil {
+		return err
+	}
+	return disk.MoveLoop(r.loop, r.root.Start, r.root.Length)
+}
+
+// freeLoop lets go of the device. The next mount makes one of its own.
+func (r *run) freeLoop() error {
+	if r.loop == nil {
+		return nil
+	}
+	loop := r.loop
+	r.loop = nil
+	return loop.Close()
 }
 
 // writeResult needs no wait for the disk: the file is uploaded, or made again.

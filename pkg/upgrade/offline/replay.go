@@ -29,22 +29,22 @@ const (
 	replayed = "replayed"
 )
 
-// recordWait bounds how long an image waits for another one of its batch that is being recorded.
-const recordWait = 5 * time.Minute
-
 // recordFormat goes into every key: records of another form are not found.
-const recordFormat = "3"
+const recordFormat = "4"
 
 // deferredNotes are what the stubs write.
 var deferredNotes = []string{"initramfs", "grub"}
 
-// sharing is the shared part of one upgrade.
+// sharing is a part of one upgrade that other images have too: what the batch shares, or what is left of the plan then, which
+// images with equal plans share.
 type sharing struct {
 	*run
-	tree *record.Tree
-	key  string
-	lock io.Closer // while this image may be recorded
-	why  string    // the records that there are do not fit
+	tree  *record.Tree
+	share []upgrade.PackageRef
+	rest  bool // left of the plan
+	key   string
+	lock  io.Closer // while this image may be recorded
+	why   string    // the records that there are do not fit
 }
 
 // replayShare makes the changes that this image shares with others of its batch where a record of them is proven to fit.
@@ -60,8 +60,40 @@ func (r *run) replayShare(ctx context.Context, root *os.Root) error {
 	if err != nil {
 		return cannotRead(err, ".")
 	}
-	r.shared = &sharing{run: r, tree: tree, key: r.recordKey()}
-	return r.shared.alone(r.shared.find(ctx))
+	r.shared = &sharing{run: r, tree: tree, share: r.req.Share, key: r.recordKey(r.req.Share)}
+	if err := r.shared.alone(r.shared.find(ctx)); err != nil || r.report.Record != replayed {
+		return err
+	}
+	rest := r.restOfPlan()
+	if len(rest) == 0 {
+		return nil
+	}
+	r.shared = &sharing{run: r, tree: tree, share: rest, rest: true, key: r.recordKey(rest)}
+	return r.shared.find(ctx)
+}
+
+// restOfPlan are the changes that are not made yet; none where packages also go, which only apt can do.
+func (r *run) restOfPlan() []upgrade.PackageRef {
+	if len(r.plan.removed) > 0 {
+		return nil
+	}
+	var out []upgrade.PackageRef
+	for _, p := range r.plan.packages {
+		if ref := r.refOf(p); !slices.Contains(r.made, ref) {
+			out = append(out, ref)
+		}
+	}
+	slices.SortFunc(out, upgrade.ComparePackageRefs)
+	return out
+}
+
+// refOf is a change of the plan.
+func (r *run) refOf(p deb.Package) upgrade.PackageRef {
+	ref := upgrade.PackageRef{Name: p.Name, Architecture: p.Architecture, To: p.Version}
+	if i := slices.IndexFunc(r.before, func(b deb.Package) bool { return b.Name == p.Name && b.Architecture == p.Architecture }); i >= 0 {
+		ref.From = r.before[i].Version
+	}
+	return ref
 }
 
 // recordShare lets the package manager make the shared changes and records them, if replayShare left that to it.
@@ -101,14 +133,7 @@ func (r *run) endSharing() error {
 // shareMissing says what of the share is not in the plan of this image; "" where all is.
 func (r *run) shareMissing() string {
 	for _, ref := range r.req.Share {
-		planned := slices.ContainsFunc(r.plan.packages, func(p deb.Package) bool {
-			return p.Name == ref.Name && p.Architecture == ref.Architecture && p.Version == ref.To
-		})
-		from := ""
-		if i := slices.IndexFunc(r.before, func(p deb.Package) bool { return p.Name == ref.Name && p.Architecture == ref.Architecture }); i >= 0 {
-			from = r.before[i].Version
-		}
-		if !planned || from != ref.From {
+		if !slices.ContainsFunc(r.plan.packages, func(p deb.Package) bool { return r.refOf(p) == ref }) {
 			return fmt.Sprintf("the plan of this image has not the shared change of %s from %q to %q", ref.Name, ref.From, ref.To)
 		}
 	}
@@ -117,12 +142,12 @@ func (r *run) shareMissing() string {
 
 // recordKey names what a record must have in common with an image before anything of the image is looked at: the changes
 // with the bytes of their packages, and all that Kiln and this machine put into it.
-func (r *run) recordKey() string {
+func (r *run) recordKey(share []upgrade.PackageRef) string {
 	var u unix.Utsname
 	_ = unix.Uname(&u) // an empty release is a release too
 	text, err := json.Marshal([]any{
-		recordFormat, r.facts.OS, r.facts.Architecture, upgrade.GroupOf(r.req.Share), r.sharedSums(), r.req.Policy.Conffiles, r.facts.FileSystem,
-		unix.ByteSliceToString(u.Release[:]), upgradeScript, initramfsStub, grubStub,
+		recordFormat, r.facts.OS, r.facts.Architecture, upgrade.GroupOf(share), r.sumsOf(share), r.req.Policy.Conffiles, r.facts.FileSystem,
+		unix.ByteSliceToString(u.Release[:]), upgradeScripts, r.quick, r.plan.counting(),
 	})
 	if err != nil {
 		return "none"
@@ -131,40 +156,55 @@ func (r *run) recordKey() string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// sharedSums are the checksums of the share's package files, from the signed index.
-func (r *run) sharedSums() []string {
+// sumsOf are the checksums of a share's package files, from the signed index.
+func (r *run) sumsOf(share []upgrade.PackageRef) []string {
 	var out []string
-	for _, ref := range r.req.Share {
+	for _, ref := range share {
 		out = append(out, r.plan.sums[fileName(deb.Package{Name: ref.Name, Version: ref.To, Architecture: ref.Architecture})])
 	}
 	slices.Sort(out)
 	return out
 }
 
-// find replays a record that fits, or keeps the lock of the key: then this image is to be recorded.
-func (s *sharing) find(ctx context.Context) error {
+// find replays a record that fits, or keeps the lock of the key: then this image is to be recorded. Recording takes longer than
+// the changes alone, so it is done where another image had use for the record: always for what a batch shares, and else from the
+// second image on that misses it.
+func (s *sharing) find(ctx context.Context) (err error) {
 	store := s.cfg.Caches.Records
-	kept, _, err := store.Find(ctx, s.key, s.tree)
-	if err != nil {
+	var kept *record.Kept
+	if kept, s.why, err = store.Find(ctx, s.key, s.tree); err != nil {
 		return err
 	}
 	if kept != nil {
 		return s.replay(ctx, kept)
 	}
-	if s.lock, err = store.Lock(ctx, s.key, recordWait); err != nil {
+	if s.why != "" || s.rest {
+		if again, err := store.Missed(s.key, s.why); err != nil || !again {
+			s.leave(s.why)
+			return err
+		}
+	}
+	if s.lock, err = store.Lock(ctx, s.key, store.Pace()*time.Duration(len(s.share))); err != nil {
 		return err
 	}
 	if s.lock == nil {
-		s.report.Record = "another image of the batch is still being recorded"
+		s.leave("another image of the batch is being recorded")
 		return nil
 	}
 	if kept, s.why, err = store.Find(ctx, s.key, s.tree); err != nil || kept == nil {
-		if s.why != "" {
-			s.tell("No record of the shared changes fits: %s.", s.why)
-		}
 		return err
 	}
 	return errors.Join(s.unlock(), s.replay(ctx, kept))
+}
+
+// leave leaves the changes to the package manager.
+func (s *sharing) leave(why string) {
+	if why != "" {
+		s.tell("No record of the shared changes is used: %s.", why)
+	}
+	if !s.rest {
+		s.report.Record = why
+	}
 }
 
 // replay makes the recorded changes. From its first write on, whatever fails makes the upgrade begin again without it.
@@ -183,7 +223,7 @@ func (s *sharing) replay(ctx context.Context, kept *record.Kept) error {
 		return err
 	}
 	s.tell("The shared changes came from a record: %d files.", files)
-	s.report.Record, s.report.Replayed = replayed, files
+	s.report.Record, s.report.Replayed, s.made = replayed, s.report.Replayed+files, append(s.made, s.share...)
 	return nil
 }
 
@@ -197,7 +237,7 @@ func (s *sharing) record(ctx context.Context) error {
 		return err
 	}
 	if full {
-		s.report.Record = s.why
+		s.leave(s.why)
 		return s.unlock()
 	}
 	draft, err := store.Create(s.key)
@@ -206,19 +246,21 @@ func (s *sharing) record(ctx context.Context) error {
 	}
 	rec, why, err := s.watch(ctx, draft)
 	if err != nil || why != "" {
-		s.report.Record = "not recorded: " + why
+		s.leave("not recorded: " + why)
 		return errors.Join(err, draft.Discard(), s.unlock())
 	}
-	s.report.Record = recorded
+	if !s.rest {
+		s.report.Record = recorded
+	}
 	return errors.Join(draft.Keep(rec), s.unlock())
 }
 
 func (s *sharing) watch(ctx context.Context, draft io.Writer) (*record.Record, string, error) {
-	recorder, err := record.Begin(ctx, s.tree, s.req.Share)
+	recorder, err := record.Begin(ctx, s.tree, s.share)
 	if err != nil {
 		return nil, "", err
 	}
-	if err := os.WriteFile(filepath.Join(s.control(), "share"), []byte(sharePreferences(s.req.Share)), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(s.control(), "share"), []byte(sharePreferences(s.share)), 0o644); err != nil {
 		return nil, "", errs.Wrap(err, errs.Internal, CodeRequest, "the work folder cannot be filled")
 	}
 	s.touched = true
@@ -231,6 +273,7 @@ func (s *sharing) watch(ctx context.Context, draft io.Writer) (*record.Record, s
 	if err := s.configureShare(ctx, recorder.See); err != nil {
 		return nil, "", err
 	}
+	s.made = append(s.made, s.share...)
 	rec, why, err := recorder.Finish(ctx, draft)
 	if err != nil || why != "" {
 		return nil, why, err
@@ -274,22 +317,25 @@ func (r *run) aptChange(ctx context.Context, apt []string, trace func(sandbox.Ac
 	var output tailBuffer
 	counter := &aptProgress{total: int64(len(r.plan.uris)), report: r.progress}
 	args := append([]string{"/bin/sh", controlInside + "/upgrade"}, apt...)
-	spec := sandbox.Spec{Args: args, Proxy: r.proxy, Trace: trace}
-	if trace == nil { // what is recorded holds for the image's own programs
-		spec.Env = []string{"KILN_QUICK=yes"}
+	if apt[0] == aptProgram {
+		where := r.plan.setting("DPkg::Path") // empty: dpkg has the PATH of apt
+		if where != "" {
+			where = quickFolder + ":" + where
+		}
+		args = append(args, "-o", "DPkg::Path="+where)
 	}
-	err := r.inImage(ctx, io.MultiWriter(r.log, &output, counter), spec)
+	err := r.inImage(ctx, io.MultiWriter(r.log, &output, counter), sandbox.Spec{Args: args, Env: []string{"KILN_QUICK=" + strings.Join(r.quick, " ")}, Proxy: r.proxy, Trace: trace})
 	return r.aptError(err, output.String())
 }
 
-// wasReplayed reports whether a package file is needed no more.
-func (r *run) wasReplayed(file string) bool {
-	return r.report.Record == replayed && slices.ContainsFunc(r.req.Share, func(ref upgrade.PackageRef) bool {
+// isMade reports whether a package file is needed no more.
+func (r *run) isMade(file string) bool {
+	return slices.ContainsFunc(r.made, func(ref upgrade.PackageRef) bool {
 		return file == fileName(deb.Package{Name: ref.Name, Version: ref.To, Architecture: ref.Architecture})
 	})
 }
 
-// sharedAll reports whether the plan is the share: then only dpkg has something left to do, its triggers.
-func (r *run) sharedAll() bool {
-	return r.touched && len(r.plan.removed) == 0 && len(r.plan.packages) == len(r.req.Share)
+// allMade reports whether only dpkg has something left to do, its triggers.
+func (r *run) allMade() bool {
+	return len(r.plan.removed) == 0 && len(r.plan.packages) == len(r.made)
 }

@@ -1,8 +1,36 @@
 package offline
 
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"regexp"
+)
+
 // Programs in the control folder that stand before the image's own on the PATH of maintainer scripts. Each knows one usage,
 // in which the real program would change nothing or would do its work again at the end, and hands every other one to the
 // real program, under its own name and with its own arguments. Scripts that call a program by its absolute path get the real one.
+
+// quickFolder is where upgradeScript puts them.
+const quickFolder = controlInside + "/bin"
+
+var activeLine = regexp.MustCompile(`(?m)^[ \t]*[^# \t\n]`)
+
+// quickPrograms names those that can stand in. ucf would bring its templates back where debconf has lost them, and its settings
+// may say anything.
+func quickPrograms(root *os.Root) []string {
+	names := []string{"setpriv", "deb-systemd-helper", "dpkg-maintscript-helper"}
+	templates, err := readFile(root, "var/cache/debconf/templates.dat", maxStatus)
+	if err != nil || !bytes.Contains(append([]byte("\n"), templates...), []byte("\nName: ucf/changeprompt\n")) {
+		return names
+	}
+	settings, err := readFile(root, "etc/ucf.conf", maxStatus)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) || activeLine.Match(settings) {
+		return names
+	}
+	return append(names, "ucf", "ucfr")
+}
 
 // ucfStub leaves ucf out where the package's file is the one that ucf saw last and the configuration file is there: ucf then does
 // nothing, whatever its policy (ucf(1)), but it first starts debconf, which reads and writes its whole database for that. PHP's

@@ -329,6 +329,15 @@ func (a *applier) replace(name string, data []byte) error {
 // activate tells dpkg which triggers the share's packages activate: by name as on the recorded image, by file as this
 // image's packages have an interest.
 func (a *applier) activate(context.Context) error {
+	for name, lines := range a.rec.Interests {
+		text, err := a.tree.Read(name)
+		if err != nil {
+			return err
+		}
+		if err := a.replace(name, []byte(behind(string(text), lines))); err != nil {
+			return err
+		}
+	}
 	all, err := interests(a.tree)
 	if err != nil {
 		return err
@@ -342,6 +351,12 @@ func (a *applier) activate(context.Context) error {
 		text.WriteString("/" + at + " -\n")
 	}
 	for _, name := range a.rec.Triggers {
+		if at, file := strings.CutPrefix(name, "/"); file { // only who asked for that very name, not for a folder above it
+			if slices.Contains(all, at) {
+				text.WriteString(name + " -\n")
+			}
+			continue
+		}
 		s, err := a.tree.Lstat(triggersFolder + "/" + name)
 		if err != nil {
 			return err

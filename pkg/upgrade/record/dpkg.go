@@ -138,6 +138,43 @@ func interests(t *Tree) ([]string, error) {
 	return slices.Compact(out), nil
 }
 
+// addInterests: dpkg puts the interests of a package that it unpacks behind those of all others. Nothing else may change in its
+// lists of who has an interest.
+func (f *finisher) addInterests(name string) error {
+	text, err := f.tree.Read(name)
+	if err != nil {
+		return err
+	}
+	var ours []string
+	for line := range strings.Lines(string(text)) {
+		words := strings.Fields(line) // of fileTriggers: a file and a package, of the others: a package
+		if len(words) == 0 {
+			continue
+		}
+		who, _, _ := strings.Cut(words[len(words)-1], "/")
+		who, _, _ = strings.Cut(who, ":")
+		if slices.ContainsFunc(f.share, func(ref upgrade.PackageRef) bool { return ref.Name == who }) {
+			ours = append(ours, line)
+		}
+	}
+	if behind(string(f.texts[name]), ours) != string(text) {
+		return no("the shared changes change who has an interest in dpkg's trigger %s", path.Base(name))
+	}
+	f.rec.Interests[name] = ours
+	return nil
+}
+
+// behind moves lines of a text to its end.
+func behind(text string, lines []string) string {
+	var out strings.Builder
+	for line := range strings.Lines(text) {
+		if !slices.Contains(lines, line) {
+			out.WriteString(line)
+		}
+	}
+	return out.String() + strings.Join(lines, "")
+}
+
 // hit gives the interests that one of the names, or a folder above it, fulfils.
 func hit(interests []string, names map[string]bool) []string {
 	wanted := map[string]bool{}

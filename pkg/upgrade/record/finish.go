@@ -13,8 +13,6 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/kiln-cloud/kiln/pkg/upgrade"
 )
 
 // finisher compares the image with how it was.
@@ -36,7 +34,7 @@ func (r *Recorder) Finish(ctx context.Context, pack io.Writer) (rec *Record, why
 	if r.refused != "" {
 		return nil, string(r.refused), nil
 	}
-	f := &finisher{Recorder: r, pack: pack, rec: &Record{Share: r.share, Logs: map[string]string{}, Users: map[string]map[string]string{}, Queried: map[string]string{}, Shared: map[string]bool{}}}
+	f := &finisher{Recorder: r, pack: pack, rec: &Record{Share: r.share, Logs: map[string]string{}, Users: map[string]map[string]string{}, Queried: map[string]string{}, Shared: map[string]bool{}, Interests: map[string][]string{}}}
 	for _, step := range []func(context.Context) error{f.readAfter, f.findStatus, f.findOwned, f.findTriggers, f.findEntries, f.findDatabases, f.findInputs, f.findLogs} {
 		if err := step(ctx); err != nil {
 			if no, ok := errors.AsType[refusalError](err); ok {
@@ -154,7 +152,8 @@ func toSet(names []string) map[string]bool {
 	return out
 }
 
-// findTriggers: those by file must be the ones that this package would find too, or it does not know how dpkg does it.
+// findTriggers: those by file must be the ones that this package would find too or that a script named, or it does not know
+// how dpkg does it.
 func (f *finisher) findTriggers(context.Context) error {
 	pending := map[string]bool{}
 	for _, text := range f.db2.status.text {
@@ -171,7 +170,7 @@ func (f *finisher) findTriggers(context.Context) error {
 	}
 	explicit := map[string]bool{}
 	for name := range pending {
-		if strings.HasPrefix(name, "/") {
+		if strings.HasPrefix(name, "/") && !f.opened[name] {
 			return no("dpkg's trigger %s was not expected", name)
 		}
 		explicit[name] = true
@@ -186,7 +185,9 @@ func (f *finisher) findTriggers(context.Context) error {
 		}
 	}
 	for name := range f.opened {
-		if f.before.names[triggersFolder+"/"+name].Type == TypeNone && f.after.names[triggersFolder+"/"+name].Type == TypeNone {
+		if strings.HasPrefix(name, "/") {
+			explicit[name] = true
+		} else if f.before.names[triggersFolder+"/"+name].Type == TypeNone && f.after.names[triggersFolder+"/"+name].Type == TypeNone {
 			explicit[name] = true // nobody has an interest here, but somebody may on another image
 		}
 	}
@@ -325,15 +326,16 @@ func (f *finisher) addEntry(name string, owned bool, links map[uint64]string) er
 	if !e.Owned && e.Before.Same(e.After) {
 		return nil // renamed to and fro
 	}
+	if path.Dir(name) == triggersFolder {
+		return f.addInterests(name)
+	}
 	switch {
 	case isSecret(name):
 		return no("the shared changes touch /%s", name)
 	case e.After.Type == TypeSpecial || e.Before.Type == TypeSpecial:
 		return no("the shared changes touch the device or pipe /%s", name)
-	case was.Type == TypeFile && was.Hash == "":
-		return no("/%s is too large", name)
-	case path.Dir(name) == triggersFolder:
-		return no("the shared changes change who has an interest in dpkg's trigger %s", path.Base(name))
+	case was.Type == TypeFile && was.Hash == "" && !e.Owned:
+		return no("/%s changed unseen, or is too large", name)
 	case path.Dir(name) == infoFolder && !f.oursInInfo(path.Base(name)):
 		return no("the shared changes touch /%s", name)
 	}
@@ -359,12 +361,6 @@ func (f *finisher) keep(e *Entry, is seen, links map[uint64]string) error {
 		links[is.inode] = e.Name
 	}
 	return f.store(e)
-}
-
-func (f *finisher) oursInInfo(base string) bool {
-	stem := strings.TrimSuffix(base, path.Ext(base))
-	name, _, _ := strings.Cut(stem, ":")
-	return slices.ContainsFunc(f.share, func(ref upgrade.PackageRef) bool { return ref.Name == name })
 }
 
 // store appends a file to the pack and notes its hash.

@@ -123,7 +123,10 @@ func (f *finisher) addInput(l look) error {
 		in.Want = WantState
 	case l.want == WantFile && was.Type == TypeFile:
 		if in.State.Hash = f.sums[real]; in.State.Hash == "" {
-			return no("/%s is too large", real)
+			if f.replaced[real] {
+				return nil // it was read when the package's own file was there already
+			}
+			return no("/%s was changed before it was read, or is too large", real)
 		}
 	case l.want == WantFile:
 		in.Want = WantState

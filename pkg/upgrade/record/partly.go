@@ -41,6 +41,8 @@ func (r *Recorder) part(name string, who reader) string {
 			return "rc?.d"
 		}
 		return "[SK][0-9][0-9]" + what[0] + " " + mountScript
+	case who.program == "update-alternatives" && name == alternatives:
+		return strings.Join(who.askedAlternatives(), " ")
 	case strings.HasPrefix(who.program, "python3") && name == "usr/bin" && path.Dir(script) == "/usr/bin" && strings.HasPrefix(path.Base(script), "py3"):
 		return importable // py3compile and py3clean, which list nothing by themselves but folders of modules
 	}
@@ -58,6 +60,49 @@ func (r *Recorder) listsLinksOnly() bool {
 		holds := func(one string) bool { return strings.Contains(line, one) }
 		if slices.ContainsFunc([]string{"glob", `<"`, "readdir", "opendir"}, holds) &&
 			!slices.ContainsFunc([]string{`.d/[SK][0-9][0-9]$`, `.d/S[0-9][0-9]$`, `.d/K[0-9][0-9]$`, `.d/` + mountScript}, holds) {
+			return false
+		}
+	}
+	return true
+}
+
+// alternatives is the folder of update-alternatives(1). To install one it reads all the others, only to refuse a link that another
+// one has already: in a system in which all are installed none has.
+const alternatives = "var/lib/dpkg/alternatives"
+
+// askedAlternatives are the words of a command line that can be names of alternatives.
+func (r reader) askedAlternatives() []string {
+	return slices.DeleteFunc(slices.Clone(r.args[min(1, len(r.args)):]), func(a string) bool {
+		return a == "" || strings.HasPrefix(a, "-") || strings.ContainsAny(a, `/[]*?\ `)
+	})
+}
+
+// isAsked reports whether a command line is about an alternative, or about all of them.
+func (r reader) isAsked(name string) bool {
+	names := r.askedAlternatives()
+	return len(names) == 0 || slices.Contains(names, strings.TrimSuffix(name, ".dpkg-tmp"))
+}
+
+// awk is mawk or gawk, as the image's owner likes.
+const awk = "usr/bin/awk"
+
+// pythonAwk are the programs in awk that the prerm scripts of python's packages have. They are POSIX: any awk does the same.
+var pythonAwk = regexp.MustCompile(`^\s*(max=\$\(LANG=C LC_ALL=C xargs --show-limits < /dev/null 2>&1 )?\| awk ` +
+	`('/Maximum length/ \{print int\(\$NF / 4\)\}'\)|-F/ 'BEGIN \{OFS="/"\} /\\\.py\$/ \{\$NF=sprintf\("__pycache__/%s\.\*\.py\[co\]", substr\(\$NF,1,length\(\$NF\)-3\)\); print\}' \\)\s*$`)
+
+// anyAwk reports whether it does not count which awk a script finds.
+func (r *Recorder) anyAwk(who reader) bool {
+	script, _ := who.script()
+	name := strings.TrimPrefix(script, "/")
+	if who.program != "dash" || path.Dir(name) != infoFolder || path.Ext(name) != ".prerm" {
+		return false
+	}
+	text, err := r.tree.Read(name)
+	if err != nil || len(text) == 0 {
+		return false
+	}
+	for line := range strings.Lines(string(text)) {
+		if strings.Contains(line, "awk") && !pythonAwk.MatchString(strings.TrimSuffix(line, "\n")) {
 			return false
 		}
 	}

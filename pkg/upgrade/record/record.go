@@ -24,10 +24,12 @@ type Record struct {
 	Template []StanzaChange       `json:"template"` // debconf's questions
 	Queried  map[string]string    `json:"queried"`  // stanzas of other packages that scripts asked dpkg about
 	Triggers []string             `json:"triggers"` // explicit triggers that were activated, whether anybody had an interest or not
-	Paths    []string             `json:"paths"`    // as dpkg lists them, of files that the share's packages have or had
-	Shared   map[string]bool      `json:"shared"`   // names in Paths that another package of the image lists too
-	Words    []string             `json:"words"`    // of the share's scripts, where names of users are looked for
-	Owners   map[string]string    `json:"owners"`   // names of the users and groups of entries, by "u" or "g" and the number
+	// Interests are, for each list of dpkg's of who has an interest in a trigger, the lines of the share's packages that went to its end.
+	Interests map[string][]string `json:"interests"`
+	Paths     []string            `json:"paths"`  // as dpkg lists them, of files that the share's packages have or had
+	Shared    map[string]bool     `json:"shared"` // names in Paths that another package of the image lists too
+	Words     []string            `json:"words"`  // of the share's scripts, where names of users are looked for
+	Owners    map[string]string   `json:"owners"` // names of the users and groups of entries, by "u" or "g" and the number
 	// Users are, for each file of users that was read, the sums of its lines by name.
 	Users      map[string]map[string]string `json:"users"`
 	Diversions string                       `json:"diversions"` // dpkg's, of the first image

@@ -423,15 +423,29 @@ func TestStore(t *testing.T) {
 	if err != nil || lock == nil {
 		t.Fatal(err)
 	}
-	if second, err := s.Lock(t.Context(), "key", 150*time.Millisecond); err != nil || second != nil {
-		t.Errorf("two record one key: %v", err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := s.Lock(ctx, "key", time.Minute); !errors.Is(err, context.Canceled) {
-		t.Error(err)
+	for since, far := range map[time.Duration]bool{0: true, 29 * time.Second: true, 121 * time.Second: true, 40 * time.Second: false} {
+		later := &Store{Dir: s.Dir, Now: func() time.Time { return now.Add(since) }}
+		ctx, cancel := context.WithTimeout(t.Context(), 150*time.Millisecond)
+		second, err := later.Lock(ctx, "key", time.Minute)
+		cancel()
+		if second != nil || errors.Is(err, context.DeadlineExceeded) == far {
+			t.Errorf("%s after a recording of a minute began: %v", since, err)
+		}
 	}
 	lock.Close()
+	for range 2 {
+		if lock, err := s.Lock(t.Context(), "key", time.Minute); err != nil || lock == nil || lock.Close() != nil {
+			t.Errorf("a key that nobody records: %v", err)
+		}
+	}
+	for i, want := range []bool{false, true, false, true} {
+		if before, err := s.Missed("key", []string{"one", "one", "other", "one"}[i]); err != nil || before != want {
+			t.Errorf("miss %d: %t, %v", i, before, err)
+		}
+	}
+	if pace := s.Pace(); pace <= 0 || pace > time.Minute {
+		t.Error(pace)
+	}
 
 	t.Run("damaged", func(t *testing.T) {
 		packs, _ := filepath.Glob(filepath.Join(s.Dir, "key-*", "pack"))

@@ -2,6 +2,7 @@ package record
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path"
 	"slices"
@@ -14,7 +15,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
 )
 
-// maxHashed bounds the files whose content before is kept in mind, in bytes: no package replaces larger ones.
+// maxHashed bounds the files whose content before is kept in mind, in bytes: no script reads or changes larger ones.
 const maxHashed = 256 << 20
 
 // Recorder watches while the changes of a share are made to one image.
@@ -23,7 +24,8 @@ type Recorder struct {
 	share  []upgrade.PackageRef
 	start  time.Time
 	before *snapshot
-	sums   map[string]string // sha256 before, by name
+	sums   map[string]string // sha256 before, by name, of the files whose content counts
+	taken  map[string]bool   // names, as processes named them, that were looked up for sums
 	db     *database
 	texts  map[string][]byte // merged databases and logs before
 	// names that packages of the share own, as dpkg lists them
@@ -34,7 +36,7 @@ type Recorder struct {
 	mu      sync.Mutex
 	looks   map[look]bool
 	queried map[string]bool // names of packages
-	opened  map[string]bool // explicit triggers that dpkg looked for
+	opened  map[string]bool // explicit triggers that dpkg looked for, and those of dpkg-trigger, which may be names of files too
 	refused refusal
 	reader  func(process int) reader
 }
@@ -50,18 +52,9 @@ type look struct {
 // Begin takes down how the image is. Nothing may run in it yet.
 func Begin(ctx context.Context, t *Tree, share []upgrade.PackageRef) (*Recorder, error) {
 	r := &Recorder{tree: t, share: share, start: time.Now(), texts: map[string][]byte{}, owned: map[string]bool{}, confs: map[string]string{},
-		words: map[string]bool{}, looks: map[look]bool{}, queried: map[string]bool{}, opened: map[string]bool{}, reader: readerOf}
+		sums: map[string]string{}, taken: map[string]bool{}, words: map[string]bool{}, looks: map[look]bool{}, queried: map[string]bool{}, opened: map[string]bool{}, reader: readerOf}
 	var err error
 	if r.before, err = takeSnapshot(ctx, t); err != nil {
-		return nil, err
-	}
-	var names []string
-	for name, s := range r.before.names {
-		if s.Type == TypeFile && s.Size <= maxHashed {
-			names = append(names, name)
-		}
-	}
-	if r.sums, err = hashAll(ctx, t, names); err != nil {
 		return nil, err
 	}
 	if r.db, err = readDatabase(t, share); err != nil {
@@ -74,7 +67,43 @@ func Begin(ctx context.Context, t *Tree, share []upgrade.PackageRef) (*Recorder,
 			}
 		}
 	}
-	return r, r.readShare(r.db)
+	return r, errors.Join(r.readShare(r.db), r.takeOwn(ctx))
+}
+
+// takeOwn keeps what dpkg changes of its own: nobody watches dpkg there.
+func (r *Recorder) takeOwn(ctx context.Context) error {
+	names := []string{diversionsFile, overridesFile}
+	for _, folder := range []string{infoFolder, triggersFolder} {
+		for _, base := range r.before.children[folder] {
+			if folder == triggersFolder || r.oursInInfo(base) {
+				names = append(names, folder+"/"+base)
+			}
+		}
+	}
+	for _, name := range names {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if r.before.names[name].Type != TypeFile {
+			continue
+		}
+		var err error
+		if r.sums[name], err = r.tree.hash(name); err != nil {
+			return err
+		}
+		if path.Dir(name) == triggersFolder {
+			if r.texts[name], err = r.tree.Read(name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// oursInInfo reports whether a file of dpkg's info folder is of a package of the share.
+func (r *Recorder) oursInInfo(base string) bool {
+	name, _, _ := strings.Cut(strings.TrimSuffix(base, path.Ext(base)), ":")
+	return slices.ContainsFunc(r.share, func(ref upgrade.PackageRef) bool { return ref.Name == name })
 }
 
 // readShare takes up what belongs to the packages of the share, as it is now.
@@ -152,20 +181,53 @@ func (r *Recorder) See(a sandbox.Access) {
 	case sandbox.Readlink:
 		l.noFollow = true
 	}
-	if r.looks[l] {
+	changes := a.Kind == sandbox.Write || a.Kind == sandbox.Change
+	if r.looks[l] && (!changes || r.taken[name]) {
 		return
 	}
 	if r.telling(name, a.Kind) {
 		who := r.reader(a.Process)
 		r.note(name, who)
-		if l, ok := r.ease(l, a.Kind, who); ok {
-			if l.want != "" {
-				r.looks[l] = true
-			}
-			return
+		if eased, ok := r.ease(l, a.Kind, who); ok {
+			l = eased
 		}
 	}
-	r.looks[l] = true
+	if l.want != "" {
+		r.looks[l] = true
+		r.take(l, changes)
+	}
+}
+
+// take keeps the content of a file that is read, or that is about to change and is not the package manager's to replace: later
+// it is another one. What changed before it was read is none of the image's content.
+func (r *Recorder) take(l look, changes bool) {
+	plain := plainName(l.name)
+	_, conf := r.confs[plain]
+	if l.want != WantFile && l.want != WantConf && (!changes || r.owned[plain] && !conf) || r.taken[l.name] {
+		return
+	}
+	r.taken[l.name] = true
+	for _, follow := range []bool{true, false} { // a program may mean the link and another one what is behind it
+		real, ok, err := resolve(r.before.lstat, l.name, follow)
+		was := r.before.names[real]
+		if !ok || err != nil || was.Type != TypeFile || was.Size > maxHashed || r.sums[real] != "" || !r.unchanged(real, was) {
+			continue
+		}
+		if sum, err := r.tree.hash(real); err == nil {
+			r.sums[real] = sum
+		}
+	}
+}
+
+// unchanged reports whether a file still has the content that it had. Its attributes and links may be others.
+func (r *Recorder) unchanged(name string, was seen) bool {
+	dir, err := r.tree.folder(name)
+	if err != nil {
+		return false
+	}
+	defer dir.Close() //nolint:errcheck // a folder
+	_, st, err := statFull(int(dir.Fd()), path.Base(name))
+	return err == nil && st.Ino == was.inode && st.Mtim == was.modified && st.Size == was.Size
 }
 
 func (r *Recorder) refuse(why refusal) {
@@ -176,7 +238,7 @@ func (r *Recorder) refuse(why refusal) {
 
 // telling reports whether it counts who looks.
 func (r *Recorder) telling(name string, kind sandbox.AccessKind) bool {
-	if kind == sandbox.List || strings.HasPrefix(name, "var/") || strings.HasPrefix(name, ramDisks) || name == "etc/ld.so.cache" {
+	if kind == sandbox.List || strings.HasPrefix(name, "var/") || strings.HasPrefix(name, ramDisks) || name == "etc/ld.so.cache" || name == awk {
 		return true
 	}
 	if kind == sandbox.Exec {
@@ -197,6 +259,9 @@ func plainName(name string) string {
 // systemFolders are where the programs of rules.go are, as a process in the sandbox has them.
 var systemFolders = []string{"/usr/bin", "/usr/sbin", "/bin", "/sbin"}
 
+// tellingPrograms are those whose command line counts.
+var tellingPrograms = []string{"dpkg-query", "dpkg-trigger", "update-alternatives", "dash", "perl"}
+
 // readerOf reads who a process is. It waits for us, so it is still there.
 func readerOf(process int) reader {
 	at := "/proc/" + strconv.Itoa(process)
@@ -208,7 +273,7 @@ func readerOf(process int) reader {
 	if !slices.Contains(systemFolders, path.Dir(exe)) {
 		return reader{} // a program of that name that is somewhere else
 	}
-	if who.program == "dpkg-query" || who.program == "perl" || strings.HasPrefix(who.program, "python3") {
+	if slices.Contains(tellingPrograms, who.program) || strings.HasPrefix(who.program, "python3") {
 		if text, err := os.ReadFile(at + "/cmdline"); err == nil {
 			who.args = strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00")
 		}
@@ -230,11 +295,16 @@ func (r *Recorder) note(name string, who reader) {
 	if who.program == "dpkg" && path.Dir(name) == triggersFolder && path.Ext(name) != ".new" {
 		r.opened[path.Base(name)] = true
 	}
+	if who.program == "dpkg-trigger" && name == pendingFile {
+		if trigger := triggerOf(who.args); trigger != "" {
+			r.opened[trigger] = true
+		}
+	}
 }
 
 // ease gives the weaker input that an access is, where a rule says so; want is "" where it is none at all.
 func (r *Recorder) ease(l look, kind sandbox.AccessKind, who reader) (look, bool) {
-	if waived(l.name, who) {
+	if waived(l.name, who) || l.name == awk && r.anyAwk(who) || path.Dir(l.name) == alternatives && who.program == "update-alternatives" && !who.isAsked(path.Base(l.name)) {
 		return look{}, true
 	}
 	if onlyThere(l.name, kind, who) {

@@ -57,8 +57,8 @@ func isSecret(name string) bool {
 
 // Programs whose reading of a database says nothing about the whole of it.
 var (
-	dpkgTools = []string{"dpkg", "dpkg-query", "dpkg-divert", "dpkg-statoverride", "dpkg-trigger", "dpkg-split", "dpkg-deb"}
-	aptTools  = []string{"apt-get"}
+	dpkgTools = []string{"dpkg", "dpkg-query", "dpkg-divert", "dpkg-statoverride", "dpkg-trigger", "dpkg-split", "dpkg-deb", "update-alternatives"}
+	aptTools  = []string{"apt-get", "apt-config", "apt-extracttemplates"}
 	users     = []string{"etc/passwd", "etc/group", "etc/shadow", "etc/gshadow"}
 )
 
@@ -84,10 +84,28 @@ func waived(name string, r reader) bool {
 	case below(name, logs), strings.HasPrefix(name, "var/log/apt"):
 		return slices.Contains(dpkgTools, r.program) || slices.Contains(aptTools, r.program)
 	case slices.Contains(aptTools, r.program):
-		// What apt decides is proven by the plan of each image.
-		return strings.HasPrefix(name, "var/lib/apt") || strings.HasPrefix(name, "var/cache/apt")
+		// What apt decides is proven by the plan of each image, and its settings are in the key of the record.
+		return strings.HasPrefix(name, "var/lib/apt") || strings.HasPrefix(name, "var/cache/apt") || strings.HasPrefix(name, "etc/apt")
 	}
 	return false
+}
+
+// triggerOf is what a dpkg-trigger(1) was called to activate; "" where it was called for something else.
+func triggerOf(args []string) string {
+	skip := false
+	for i, a := range args {
+		switch {
+		case i == 0 || skip:
+			skip = false
+		case a == "--by-package" || a == "--admindir" || a == "--root":
+			skip = true
+		case a == "--check-supported" || a == "--no-act":
+			return ""
+		case !strings.HasPrefix(a, "-"):
+			return a
+		}
+	}
+	return ""
 }
 
 // asked gives the packages that a dpkg-query was asked about; ok is false where it was asked about all or by a pattern.

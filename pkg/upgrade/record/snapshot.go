@@ -7,7 +7,6 @@ import (
 	"runtime"
 	"strconv"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -77,35 +76,6 @@ func (s *snapshot) walk(ctx context.Context, dir *os.File, name string, device u
 		}
 	}
 	return nil
-}
-
-// hashAll reads the named files and gives their hashes.
-func hashAll(ctx context.Context, t *Tree, names []string) (map[string]string, error) {
-	sums := make([]string, len(names))
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(workers())
-	const batch = 64
-	for at := 0; at < len(names); at += batch {
-		group.Go(func() (err error) {
-			for i := at; i < min(at+batch, len(names)); i++ {
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				if sums[i], err = t.hash(names[i]); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return nil, err
-	}
-	out := make(map[string]string, len(names))
-	for i, name := range names {
-		out[name] = sums[i]
-	}
-	return out, nil
 }
 
 // workers is how many goroutines read or write one image's files.

@@ -32,6 +32,11 @@ const (
 	variants = 6
 	halfAge  = 6 * time.Hour // after which nobody is still writing
 	halfMark = ".half-"
+
+	missedMark  = ".missed"
+	maxMissed   = 64 * 17 // bytes
+	paceFile    = "pace"
+	defaultPace = 300 * time.Millisecond
 )
 
 // Store keeps records in a folder. Several processes may have one folder: a record appears whole, by its rename, and one
@@ -146,8 +151,9 @@ func (s *Store) open(name string) (*Kept, error) {
 	return k, err
 }
 
-// Lock makes this caller the only one to record a key, or gives nil where others still do when the time to wait is over.
-func (s *Store) Lock(ctx context.Context, key string, wait time.Duration) (io.Closer, error) {
+// Lock makes this caller the only one to record a key. takes is about how long that lasts: a caller who finds it begun waits
+// only for its last half, and gets nil where that is far or others still record when it is long over.
+func (s *Store) Lock(ctx context.Context, key string, takes time.Duration) (io.Closer, error) {
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return nil, storeError(err)
 	}
@@ -155,15 +161,20 @@ func (s *Store) Lock(ctx context.Context, key string, wait time.Duration) (io.Cl
 	if err != nil {
 		return nil, storeError(err)
 	}
-	for end := time.Now().Add(wait); ; {
+	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
-			return f, nil
+			now := s.now()
+			return f, storeError(os.Chtimes(f.Name(), now, now))
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, storeError(errors.Join(err, f.Close()))
 		}
-		if time.Now().After(end) {
+		st, err := f.Stat()
+		if err != nil {
+			return nil, storeError(errors.Join(err, f.Close()))
+		}
+		if since := s.now().Sub(st.ModTime()); since < takes/2 || since > 2*takes {
 			return nil, storeError(f.Close())
 		}
 		select {
@@ -174,11 +185,54 @@ func (s *Store) Lock(ctx context.Context, key string, wait time.Duration) (io.Cl
 	}
 }
 
+// Missed notes that there was no record for an image, and why. It is true where another image of the key missed one for the same
+// reason before: then a record is worth its time.
+func (s *Store) Missed(key, why string) (before bool, err error) {
+	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
+		return false, storeError(err)
+	}
+	sum := sha256.Sum256([]byte(why))
+	line := hex.EncodeToString(sum[:8]) + "\n"
+	f, err := os.OpenFile(filepath.Join(s.Dir, key+missedMark), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return false, storeError(err)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxMissed))
+	if err == nil && !strings.Contains(string(text), line) && len(text) < maxMissed {
+		_, err = f.WriteString(line) // of two at the same time both may be the first one
+		return false, storeError(errors.Join(err, f.Close()))
+	}
+	return true, storeError(errors.Join(err, f.Close()))
+}
+
+// Pace is how long recording takes here for each change, by the last record.
+func (s *Store) Pace() time.Duration {
+	text, err := os.ReadFile(filepath.Join(s.Dir, paceFile))
+	if pace, bad := time.ParseDuration(string(text)); err == nil && bad == nil {
+		return min(max(pace, 10*time.Millisecond), 10*time.Second)
+	}
+	return defaultPace
+}
+
+// keepPace is told of a record that was made.
+func (s *Store) keepPace(pace time.Duration) error {
+	f, err := os.CreateTemp(s.Dir, paceFile+".part-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(pace.String())
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), filepath.Join(s.Dir, paceFile))
+	}
+	return err
+}
+
 // Draft is a record that is being made. Nobody sees it before Keep.
 type Draft struct {
 	store *Store
 	key   string
 	dir   string
+	begin time.Time
 	file  *os.File
 	out   *bufio.Writer
 }
@@ -199,7 +253,7 @@ func (s *Store) Create(key string) (*Draft, error) {
 	if err != nil {
 		return nil, storeError(errors.Join(err, os.RemoveAll(dir)))
 	}
-	return &Draft{store: s, key: key, dir: dir, file: f, out: bufio.NewWriterSize(f, 1<<20)}, nil
+	return &Draft{store: s, key: key, dir: dir, begin: time.Now(), file: f, out: bufio.NewWriterSize(f, 1<<20)}, nil
 }
 
 // Discard removes what was written.
@@ -221,7 +275,7 @@ func (d *Draft) Keep(rec *Record) error {
 	if err := os.Rename(d.dir, to); err != nil {
 		return storeError(errors.Join(err, os.RemoveAll(d.dir)))
 	}
-	return d.store.sweep()
+	return errors.Join(storeError(d.store.keepPace(time.Since(d.begin)/time.Duration(max(1, len(rec.Share))))), d.store.sweep())
 }
 
 // sweep removes what is old, what nobody finished, and the least used records while there are too many bytes.
@@ -242,10 +296,19 @@ func (s *Store) sweep() error {
 	var total int64
 	for _, e := range entries {
 		info, err := e.Info()
-		if err != nil || !e.IsDir() {
-			continue // removed by somebody else, or a lock: nobody may remove those, they are empty
+		if err != nil {
+			continue // removed by somebody else
 		}
 		path, age := filepath.Join(s.Dir, e.Name()), s.now().Sub(info.ModTime())
+		if !e.IsDir() {
+			if strings.HasSuffix(e.Name(), missedMark) && age > orDefault(s.Age, DefaultAge) {
+				err = os.Remove(path)
+			}
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return storeError(err)
+			}
+			continue // nobody may remove a lock; it is empty
+		}
 		if half := strings.HasPrefix(e.Name(), halfMark); half && age > halfAge || !half && age > orDefault(s.Age, DefaultAge) {
 			err = os.RemoveAll(path)
 		} else if !half {
