@@ -82,39 +82,46 @@ head -c 512 /dev/zero | tr '\0' x | dd of=/dev/vda 2>/dev/null; dd if=/dev/vda b
 // GuestContract is what both kinds of Guests keep to: the script sees what it was given and its root file system, no network
 // card and no other disk; what it writes there stays, and nothing else changes; one that does not come to its end is ended and says why.
 func GuestContract(t *testing.T, guests Guests) {
-	t.Run("given", func(t *testing.T) { guestGiven(t, guests) })
-	for name, c := range map[string]struct {
-		script, want string
-		limit        time.Duration
-	}{
-		"hangs":          {"echo working >/dev/ttyS0; while :; do sleep 1; done", "the script had not ended after 4s. The console's last lines:\n", 4 * time.Second},
-		"panics":         {"echo c >/proc/sysrq-trigger; sleep 100", "the kernel panicked. The console's last lines:\n", 0},
-		"goes off early": {"poweroff -f", "the machine switched off or restarted before its script had ended", 0},
-		"restarts":       {"reboot -f", "restarted before its script had ended", 0},
-		"stays on":       {"echo | report end; while :; do sleep 1; done", "the machine was not off after 4s", 4 * time.Second},
-	} {
-		t.Run(name, func(t *testing.T) {
-			g := Guest(t, c.script)
-			if c.limit > 0 {
-				g.Limit = c.limit
-			}
-			if _, err := guests.Run(t.Context(), g); errs.CodeOf(err) != testboot.CodeGuest || !errs.Is(err, errs.Invalid) || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("%v", err)
-			}
-		})
-	}
-	t.Run("cancelled", func(t *testing.T) {
-		g := Guest(t, "while :; do sleep 1; done")
-		ctx, stop := context.WithCancel(t.Context())
-		defer stop()
-		g.Script, g.Log = "echo 'it begins' >/dev/ttyS0\n"+g.Script, &calling{word: "it begins", f: stop}
-		if _, err := guests.Run(ctx, g); errs.CodeOf(err) != testboot.CodeStop || !errs.Is(err, errs.Cancelled) {
-			t.Errorf("%v", err)
+	t.Run("guests", func(t *testing.T) { // returns when all of them have ended
+		t.Run("given", func(t *testing.T) { guestGiven(t, guests) })
+		t.Run("cancelled", func(t *testing.T) { guestCancelled(t, guests) })
+		for name, c := range map[string]struct {
+			script, want string
+			limit        time.Duration
+		}{
+			"hangs":          {"echo working >/dev/ttyS0; while :; do sleep 1; done", "the script had not ended after 4s. The console's last lines:\n", 4 * time.Second},
+			"panics":         {"echo c >/proc/sysrq-trigger; sleep 100", "the kernel panicked. The console's last lines:\n", 0},
+			"goes off early": {"poweroff -f", "the machine switched off or restarted before its script had ended", 0},
+			"restarts":       {"reboot -f", "restarted before its script had ended", 0},
+			"stays on":       {"echo | report end; while :; do sleep 1; done", "the machine was not off after 4s", 4 * time.Second},
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				g := Guest(t, c.script)
+				if c.limit > 0 {
+					g.Limit = c.limit
+				}
+				if _, err := guests.Run(t.Context(), g); errs.CodeOf(err) != testboot.CodeGuest || !errs.Is(err, errs.Invalid) || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("%v", err)
+				}
+			})
 		}
 	})
 }
 
+func guestCancelled(t *testing.T, guests Guests) {
+	t.Parallel()
+	g := Guest(t, "while :; do sleep 1; done")
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	g.Script, g.Log = "echo 'it begins' >/dev/ttyS0\n"+g.Script, &calling{word: "it begins", f: stop}
+	if _, err := guests.Run(ctx, g); errs.CodeOf(err) != testboot.CodeStop || !errs.Is(err, errs.Cancelled) {
+		t.Errorf("%v", err)
+	}
+}
+
 func guestGiven(t *testing.T, guests Guests) {
+	t.Parallel()
 	g := Guest(t, given)
 	g.Files = map[string][]byte{"some/file": []byte("one\n")}
 	g.Packages = filepath.Join(g.Dir, "has=equal")
