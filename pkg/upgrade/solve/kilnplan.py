@@ -24,7 +24,9 @@ class KilnPlan(dnf.Plugin):
         for item in base.transaction:
             if item.action in dnf.transaction.BACKWARD_ACTIONS:
                 away.append({"name": item.pkg.name, "arch": item.pkg.arch, "version": evr(item.pkg), "installed": item.pkg.installsize})
-        answer = {"come": [self.describe(p) for p in coming], "go": away, "held": [], "problems": []}
+        installed = base.sack.query(flags=hawkey.IGNORE_EXCLUDES).installed()
+        known = len([p for p in installed if p.name != "gpg-pubkey"])
+        answer = {"known": known, "come": [self.describe(p) for p in coming], "go": away, "held": [], "problems": []}
         offered = base.sack.query().upgrades()
         for p in base.sack.query(flags=hawkey.IGNORE_EXCLUDES).upgrades().latest():
             if (p.name, p.arch) in ids:

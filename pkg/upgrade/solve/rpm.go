@@ -58,6 +58,12 @@ func (p *Planner) planRPM(ctx context.Context, q upgrade.Question) (upgrade.Plan
 		if err := j.lay(); err != nil {
 			return none, err
 		}
+		session, err := disk.OpenSession(ctx, q.WorkDir)
+		if err != nil {
+			return none, err
+		}
+		defer session.Close() //nolint:errcheck // nothing is mounted in it
+		j.tree.Session = session
 		return j.solve(ctx)
 	})
 	if err != nil {
@@ -82,6 +88,10 @@ func (p *Planner) fetchRPM(ctx context.Context, dir string, w wanted) (*rpmLists
 	if err := t.Configure(w.repositories, nil); err != nil {
 		return nil, err
 	}
+	if t.Session, err = disk.OpenSession(ctx, dir); err != nil {
+		return nil, err
+	}
+	defer t.Session.Close() //nolint:errcheck // nothing is mounted in it
 	output, err := t.DNF(ctx, true, "--assumeno", "upgrade")
 	switch cause := hostdnf.CauseOf(output); {
 	case err == nil:

@@ -2,15 +2,19 @@ package solve_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/kiln-cloud/kiln/pkg/advisory"
 	"github.com/kiln-cloud/kiln/pkg/catalog/inspect"
 	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
 	"github.com/kiln-cloud/kiln/pkg/errs"
@@ -145,14 +149,16 @@ func TestPlanOfRPM(t *testing.T) {
 		rpmrepo.Package{Name: "sdubby", Version: "1", Fields: "Obsoletes: grubby\nProvides: grubby\n"})
 	w.repo.Advise(rpmrepo.Advisory{ID: "EX-1", Type: "security", Severity: "Important", CVEs: []string{"CVE-2026-4242", "CVE-2026-4243"}, Packages: []rpmrepo.Package{rpmrepo.Tool("2")}})
 	w.repo.Advise(rpmrepo.Advisory{ID: "EX-0", Type: "security", Severity: "Critical", CVEs: []string{"CVE-2025-1111"}, Packages: []rpmrepo.Package{rpmrepo.Tool("1")}})
+	w.repo.Advise(rpmrepo.Advisory{ID: "EX-2", Type: "bugfix", CVEs: []string{"CVE-2026-1"}, Packages: []rpmrepo.Package{rpmrepo.Lib("2")}})
+	w.repo.Advise(rpmrepo.Advisory{ID: "EX-3", Type: "security", CVEs: []string{"CVE-2026-2"}, Packages: []rpmrepo.Package{rpmrepo.Lib("3")}})
 	w.repo.Publish()
 	p := w.plan(image, upgrade.Policy{})
 	if diff := cmp.Diff([]string{"grubby 1-1 > ", "kernel-core  > 6.2-1", "lib 1:1-1 > 1:2-1", "sdubby  > 1-1", "tool 1-1 > 2-1"}, short(p)); diff != "" {
 		t.Fatal(diff)
 	}
 	tool := p.Changes[4]
-	if diff := cmp.Diff([]string{"CVE-2026-4242", "CVE-2026-4243"}, p.CVEs); diff != "" || tool.Urgency != "high" || !tool.Security || tool.Suite != "own-fixes" || tool.Source != "tool" ||
-		tool.Script != upgrade.ScriptNone || p.Changes[1].Script != upgrade.ScriptSafe {
+	if diff := cmp.Diff([]string{"CVE-2026-1", "CVE-2026-4242", "CVE-2026-4243"}, p.CVEs); diff != "" || tool.Urgency != "high" || !tool.Security || tool.Suite != "own-fixes" || tool.Source != "tool" ||
+		p.Changes[2].Security || tool.Script != upgrade.ScriptNone || p.Changes[1].Script != upgrade.ScriptSafe {
 		t.Errorf("%s %+v", diff, tool)
 	}
 	file, err := w.proxy.Have(t.Context(), tool.URI)
@@ -183,6 +189,26 @@ func TestPlanOfRPM(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"needy", "other"}, r.Held); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// pendingFixes is what was found pending for an image.
+type pendingFixes []advisory.Pending
+
+func (p pendingFixes) ListPending(context.Context, string) ([]advisory.Pending, error) { return p, nil }
+
+// TestPendingFixesOfRPM: versions are compared by rpm's rules.
+func TestPendingFixesOfRPM(t *testing.T) {
+	changes := []upgrade.PlannedChange{{PackageRef: upgrade.PackageRef{Name: "tool", Architecture: "x86_64", From: "1.0-1", To: "1.0^git2-1"}, CVEs: []string{"CVE-2026-1"}}}
+	fixes := solve.Advisories{Store: pendingFixes{
+		{Package: "tool", Fixed: "1.0^git1-1", Architecture: "x86_64", CVEs: []string{"CVE-2026-2", "CVE-2026-1"}, Urgency: "high"},
+		{Package: "tool", Fixed: "1.1-1", Architecture: "x86_64", CVEs: []string{"CVE-2026-3"}, Urgency: "critical"},
+	}}
+	if err := fixes.Fill(t.Context(), "image", advisory.RPM, changes); err != nil {
+		t.Fatal(err)
+	}
+	if c := changes[0]; !slices.Equal(c.CVEs, []string{"CVE-2026-1", "CVE-2026-2"}) || c.Urgency != "high" {
+		t.Errorf("%+v", c)
 	}
 }
 
@@ -339,6 +365,38 @@ func TestModulesOfRPM(t *testing.T) {
 	}
 	if diff := cmp.Diff(short(p), done(r)); diff != "" {
 		t.Error("the upgrade does something else: " + diff)
+	}
+}
+
+// TestDamagedDatabaseOfRPM: rpm passes over headers that are damaged. Whatever is, an image with fixes pending is not called good.
+func TestDamagedDatabaseOfRPM(t *testing.T) {
+	t.Parallel()
+	w := newRPMWorld(t)
+	w.add(rpmrepo.Lib("2"))
+	w.repo.Publish()
+	for seed := range uint64(3) {
+		image := rpmrepo.Image(t, func(tree string) {
+			name := filepath.Join(tree, "var/lib/rpm/rpmdb.sqlite")
+			data, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			random := rand.New(rand.NewPCG(1, seed))
+			for range 20 {
+				data[100+random.IntN(len(data)-100)] ^= byte(1 << random.IntN(8))
+			}
+			if err := os.WriteFile(name, data, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		})
+		p, err := w.plans.Plan(t.Context(), w.question(image, upgrade.Policy{}))
+		if err != nil && !errs.Is(err, errs.Invalid) || err == nil && len(p.Changes) == 0 {
+			t.Errorf("%d: %+v %v", seed, p, err)
+		}
+		r, err := w.upgraded(image, upgrade.Policy{})
+		if err != nil && !errs.Is(err, errs.Invalid) || err == nil && r.Unchanged {
+			t.Errorf("%d: %+v %v", seed, r, err)
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 // rpmAnswer is what the plugin wrote. The programs that made it had an image's database to read: no field is trusted to be
 // more than a text or a number.
 type rpmAnswer struct {
+	Known    int            `json:"known"` // packages that dnf found installed
 	Come     []rpmArrival   `json:"come"`
 	Go       []rpmDeparture `json:"go"`
 	Held     []rpmHeld      `json:"held"`
@@ -65,6 +66,9 @@ func (j *rpmJob) plan() (upgrade.Plan, error) {
 	p := upgrade.Plan{
 		PackageKind: advisory.RPM, Release: j.q.Release, Architecture: j.q.Architecture, Policy: j.q.Policy,
 		Changes: []upgrade.PlannedChange{}, Held: []upgrade.Held{}, CVEs: []string{},
+	}
+	if j.answer.Known != len(j.had) {
+		return p, errs.New(errs.Invalid, CodeState, "the image's rpm database is damaged: rpm reads %d of its %d packages", j.answer.Known, len(j.had))
 	}
 	if len(j.answer.Come)+len(j.answer.Go)+len(j.answer.Held) > 4*rpm.MaxPackages {
 		return p, errs.New(errs.Invalid, CodeState, "the answer is about more packages than an image may have")
@@ -184,7 +188,10 @@ func plain(text string) string {
 	return strings.ToValidUTF8(text[:min(len(text), most)], "")
 }
 
-var rpmKernelRule = regexp.MustCompile(`^(kernel(-(core|modules.*|default.*|rt.*|uek.*|64k.*|lt|ml|debug.*))?|dracut)$`)
+var (
+	rpmKernelRule = regexp.MustCompile(`^(kernel(-(core|modules.*|default.*|rt.*|uek.*|64k.*|lt|ml))?|dracut)$`)
+	beside        = regexp.MustCompile(`-(devel|headers|doc|matched)(-|$)`) // what is no kernel
+)
 
 // rpmKernel reports whether a package is a kernel, its modules, or what makes its initial RAM disk.
-func rpmKernel(name string) bool { return rpmKernelRule.MatchString(name) }
+func rpmKernel(name string) bool { return rpmKernelRule.MatchString(name) && !beside.MatchString(name) }
