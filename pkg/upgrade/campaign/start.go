@@ -98,7 +98,7 @@ func heldText(held []upgrade.Held) string {
 }
 
 // group says which batch each image is in, and orders the turns: the first of each batch, which is recorded, before all
-// others, the largest batch at the very front.
+// others, the largest batch at the very front. Whether the others wait for the record is the worker's business: records are its own.
 func (t *turn) group() {
 	in, size := map[string]int{}, map[int]int{}
 	for n, b := range t.c.Batches {
@@ -143,7 +143,7 @@ func (t *turn) start(ctx context.Context) error {
 		if running >= max(1, t.c.MaxParallel) {
 			return nil
 		}
-		if i.State != Pending || t.waitsForRecord(*i) {
+		if i.State != Pending {
 			continue
 		}
 		started, err := t.one(ctx, i)
@@ -155,26 +155,6 @@ func (t *turn) start(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// waitsForRecord reports whether another image of the batch is being recorded.
-func (t *turn) waitsForRecord(i Item) bool {
-	if i.Batch == 0 {
-		return false
-	}
-	running := false
-	for _, other := range t.items {
-		if other.Batch != i.Batch || other.ID == i.ID {
-			continue
-		}
-		switch other.State {
-		case Done:
-			return false // there is a record, or there will never be one
-		case Started:
-			running = true
-		}
-	}
-	return running
 }
 
 // one gives an image its turn: it is adopted where it has no family, and its upgrade is asked for.

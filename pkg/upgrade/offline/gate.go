@@ -1,7 +1,6 @@
 package offline
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -75,13 +74,10 @@ func (r *run) gate(ctx context.Context, root *os.Root, old before) error {
 
 // checkPackages asks dpkg and apt, and compares with the plan.
 func (r *run) checkPackages(ctx context.Context, root *os.Root) error {
-	var audit bytes.Buffer
-	err := r.inImage(ctx, io.MultiWriter(r.log, &audit), sandbox.Spec{Args: []string{"/usr/bin/dpkg", "--audit"}})
-	if text := strings.TrimSpace(audit.String()); err != nil || text != "" {
-		return failed("dpkg --audit: %v %.500q", err, text)
-	}
-	if err := r.tool(ctx, sandbox.Spec{Args: r.aptGet("check")}); err != nil {
-		return failed("apt-get check: %v", err)
+	var said tailBuffer
+	both := []string{"/bin/sh", "-c", `audit=$(dpkg --audit 2>&1) && [ -z "$audit" ] || { echo "dpkg --audit: $audit"; exit 1; }; exec "$@"`, "audit"}
+	if err := r.inImage(ctx, io.MultiWriter(r.log, &said), sandbox.Spec{Args: append(both, r.aptGet("check")...)}); err != nil {
+		return failed("dpkg --audit or apt-get check: %v %.500q", err, strings.TrimSpace(said.String()))
 	}
 	if slices.ContainsFunc(divertedPrograms, func(name string) bool { return exists(root, "usr/sbin/"+name+".kiln") }) {
 		return failed("a diversion of Kiln stayed in it")

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/kiln-cloud/kiln/pkg/build"
 	"github.com/kiln-cloud/kiln/pkg/catalog"
@@ -229,12 +230,20 @@ func (r *run) lookFirst(root *os.Root) (err error) {
 	return r.measure(root)
 }
 
-// planAll finds out what is to be done, and changes nothing.
+// planAll finds out what is to be done, and changes nothing. Meanwhile it reads what the gate will compare with.
 func (r *run) planAll(ctx context.Context, root *os.Root) error {
-	if err := r.step(ctx, "lists", func(ctx context.Context) error { return r.fetchLists(ctx, root) }); err != nil {
+	group, both := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		r.old, err = r.remember(both, root)
 		return err
-	}
-	return r.step(ctx, "plan", func(ctx context.Context) error { return r.makePlan(ctx, root) })
+	})
+	group.Go(func() error {
+		if err := r.step(both, "lists", func(ctx context.Context) error { return r.fetchLists(ctx, root) }); err != nil {
+			return err
+		}
+		return r.step(both, "plan", func(ctx context.Context) error { return r.makePlan(ctx, root) })
+	})
+	return group.Wait()
 }
 
 // mountRoot mounts the copy. What counts is on the disk after the unmount, or the copy is thrown away: so there
@@ -268,9 +277,6 @@ func (r *run) mountWith(ctx context.Context, options string) (err error) {
 
 // change upgrades the packages.
 func (r *run) change(ctx context.Context, root *os.Root) (err error) {
-	if r.old, err = r.remember(ctx, root); err != nil {
-		return err
-	}
 	r.quick = quickPrograms(root)
 	if r.boot != nil {
 		if err := r.step(ctx, "quarantine packages", r.stockQuarantine); err != nil {

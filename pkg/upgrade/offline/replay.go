@@ -1,6 +1,7 @@
 package offline
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -237,7 +238,7 @@ func (s *sharing) record(ctx context.Context) error {
 		return err
 	}
 	if full {
-		s.leave(s.why)
+		s.leave(cmp.Or(s.why, "other images of the batch could not be recorded"))
 		return s.unlock()
 	}
 	draft, err := store.Create(s.key)
@@ -245,8 +246,11 @@ func (s *sharing) record(ctx context.Context) error {
 		return err
 	}
 	rec, why, err := s.watch(ctx, draft)
-	if err != nil || why != "" {
+	if err == nil && why != "" {
 		s.leave("not recorded: " + why)
+		err = store.Refused(s.key)
+	}
+	if rec == nil || err != nil {
 		return errors.Join(err, draft.Discard(), s.unlock())
 	}
 	if !s.rest {

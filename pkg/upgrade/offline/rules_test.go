@@ -44,6 +44,24 @@ After this operation, 41.5 MB of additional disk space will be used.
 	}
 }
 
+// TestSettingsThatCount: which of apt's settings make another record, and where dpkg looks for programs.
+func TestSettingsThatCount(t *testing.T) {
+	p := plan{settings: `APT::NeverAutoRemove:: "^postgresql-15$";
+Acquire::http::Proxy "http://proxy.example.org/";
+DPkg::Post-Invoke:: "/usr/lib/hook";
+DPkg::Path "/usr/sbin:/usr/bin";
+`}
+	if diff := cmp.Diff([]string{"DPkg::Post-Invoke:: \"/usr/lib/hook\";\n", "DPkg::Path \"/usr/sbin:/usr/bin\";\n"}, p.counting()); diff != "" {
+		t.Error(diff)
+	}
+	if got := p.setting("DPkg::Path"); got != "/usr/sbin:/usr/bin" {
+		t.Error(got)
+	}
+	if got := p.setting("DPkg::Pat"); got != "" {
+		t.Error(got)
+	}
+}
+
 // TestPackagesOfThePlan: what dpkg has afterwards is held against what apt announced.
 func TestPackagesOfThePlan(t *testing.T) {
 	p := parsePlan(`The following packages will be REMOVED:

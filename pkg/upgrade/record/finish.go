@@ -170,7 +170,7 @@ func (f *finisher) findTriggers(context.Context) error {
 	}
 	explicit := map[string]bool{}
 	for name := range pending {
-		if strings.HasPrefix(name, "/") && !f.opened[name] {
+		if strings.HasPrefix(name, "/") && !f.opened[name] && !f.wasPending(name) {
 			return no("dpkg's trigger %s was not expected", name)
 		}
 		explicit[name] = true
@@ -199,6 +199,21 @@ func (f *finisher) findTriggers(context.Context) error {
 	return nil
 }
 
+// wasPending reports whether a trigger was pending before: a record that was applied leaves its triggers so.
+func (f *finisher) wasPending(name string) bool {
+	for line := range strings.Lines(string(f.texts[pendingFile])) {
+		if words := strings.Fields(line); len(words) > 0 && words[0] == name {
+			return true
+		}
+	}
+	for _, text := range f.db.status.text {
+		if slices.Contains(strings.Fields(fieldOf(text, "Triggers-Pending")), name) {
+			return true
+		}
+	}
+	return false
+}
+
 // findEntries goes through what changed and what the share's packages own.
 func (f *finisher) findEntries(ctx context.Context) error {
 	owned := map[string]bool{}
@@ -208,7 +223,7 @@ func (f *finisher) findEntries(ctx context.Context) error {
 		}
 	}
 	// A configuration file is dpkg's with care, and a diverted one is somebody else's.
-	for _, name := range slices.Concat(slices.Collect(maps.Keys(f.confs)), diverted(string(f.texts[diversionsFile]))) {
+	for _, name := range slices.Concat(slices.Collect(maps.Keys(f.confs)), f.diverted) {
 		if real, ok, _ := resolve(f.after.lstat, name, false); ok {
 			delete(owned, real)
 		}

@@ -12,6 +12,7 @@ func TestOnlyAPartCounts(t *testing.T) {
 	rec, _, _ := recordFoo(t)
 	other := lay(t, fooImage)
 	put(t, other, "usr/sbin/update-rc.d", "opendir(my $d, '/etc/rc3.d');")
+	put(t, other, infoFolder+"/foo.prerm", pythonPrerm+"awk --csv '{print $1}'\n")
 	strict, _, why := recordIn(t, other, func() { upgradeFoo(t, other) })
 	if why != "" {
 		t.Fatal(why)
@@ -41,6 +42,10 @@ func TestOnlyAPartCounts(t *testing.T) {
 		"an empty one":                        {file("boot/initrd.img-1", ""), "/boot/initrd.img-1 was"},
 		"none":                                {func(dir string) error { return os.Remove(filepath.Join(dir, "boot/initrd.img-1")) }, "/boot/initrd.img-1 was"},
 		"one that others may not read":        {func(dir string) error { return os.Chmod(filepath.Join(dir, "boot/initrd.img-1"), 0o600) }, "/boot/initrd.img-1 was"},
+		"another alternative":                 {file(alternatives+"/other", ""), ""},
+		"another choice of another one":       {file(alternatives+"/zoo", "manual"), ""},
+		"another choice":                      {file(alternatives+"/foo", "auto"), "/" + alternatives + "/foo was"},
+		"another awk":                         {file("usr/bin/awk", "gawk"), ""},
 		"a user named like a folder":          {file("etc/passwd", fooImage["etc/passwd"]+"foopath:x:9:9::/:/bin/sh\n"), ""},
 	} {
 		dir := lay(t, fooImage)
@@ -52,8 +57,10 @@ func TestOnlyAPartCounts(t *testing.T) {
 			t.Errorf("%s: %q, want %q: %v", name, why, c.why, err)
 		}
 		put(t, dir, "usr/sbin/update-rc.d", "opendir(my $d, '/etc/rc3.d');")
-		if why, err := strict.Fits(t.Context(), tree(t, dir)); name == "another service" && (err != nil || why == "") {
-			t.Errorf("%s, and a program that lists it all: %q %v", name, why, err)
+		put(t, dir, infoFolder+"/foo.prerm", pythonPrerm+"awk --csv '{print $1}'\n")
+		want := map[string]string{"another service": "/etc/rc3.d was", "another awk": "/usr/bin/awk was"}[name]
+		if why, err := strict.Fits(t.Context(), tree(t, dir)); err != nil || want != "" && !strings.HasPrefix(why, want) {
+			t.Errorf("%s, and a program that lists it all or a script in another awk: %q %v", name, why, err)
 		}
 	}
 }

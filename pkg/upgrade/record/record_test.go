@@ -33,6 +33,13 @@ const (
 	man2 = "Package: man\nStatus: install ok triggers-pending\nArchitecture: amd64\nVersion: 1\nTriggers-Pending: /usr/share/man refresh"
 )
 
+// pythonPrerm calls awk as the scripts of python's packages do.
+const pythonPrerm = `max=$(LANG=C LC_ALL=C xargs --show-limits < /dev/null 2>&1 | awk '/Maximum length/ {print int($NF / 4)}')
+    dpkg -L $pkg \
+	| awk -F/ 'BEGIN {OFS="/"} /\.py$/ {$NF=sprintf("__pycache__/%s.*.py[co]", substr($NF,1,length($NF)-3)); print}' \
+	| xargs --max-chars="$max" echo
+`
+
 var fooImage = known(map[string]string{
 	statusFile:                        foo1 + "\n\n" + man1 + "\n\n",
 	infoFolder + "/foo.list":          "/.\n/usr\n/usr/bin\n/usr/bin/foo\n/usr/share/man/foo.1\n/usr/share/foo\n/usr/share/foo/old\n/usr/share/foo/gone\n/etc/foo.conf\n",
@@ -41,7 +48,11 @@ var fooImage = known(map[string]string{
 	"etc/rc3.d/S01a":                  "",
 	"boot/initrd.img-1":               "initrd",
 	infoFolder + "/man.list":          "/.\n/usr/bin/man\n",
-	fileTriggers:                      "/usr/share/man man/noawait\n",
+	infoFolder + "/foo.prerm":         pythonPrerm,
+	fileTriggers:                      "/etc/foo.d foo\n/usr/share/man man/noawait\n",
+	alternatives + "/foo":             "manual",
+	alternatives + "/zoo":             "auto",
+	"usr/bin/awk":                     "mawk",
 	triggersFolder + "/refresh":       "man\n",
 	"etc/passwd":                      "root:x:0:0::/root:/bin/sh\n",
 	"etc/group":                       "root:x:0:\nfoo:x:42:\n",
@@ -132,6 +143,7 @@ func upgradeFoo(t *testing.T, dir string) {
 	put(t, dir, infoFolder+"/foo.list", "/.\n/usr\n/usr/bin\n/usr/bin/foo\n/usr/bin/foo2\n/usr/bin/oof\n/usr/lib\n/usr/lib/foo.so\n/usr/share/man/foo.1\n/etc/foo.conf\n")
 	put(t, dir, statusFile, foo2+"\n\n"+man2+"\n\n")
 	put(t, dir, "var/lib/foo/db", "made by the script of 2")
+	put(t, dir, fileTriggers, "/usr/share/man man/noawait\n/etc/foo.d foo\n") // unpacked, and so at the end
 	put(t, dir, "etc/ld.so.cache", "second")
 	put(t, dir, configFile, "Name: foo/q\nTemplate: foo/q\nOwners: foo\nValue: 2\n\n")
 	put(t, dir, "var/log/dpkg.log", "before\nfoo upgraded\n")
@@ -152,6 +164,9 @@ func looks(r *Recorder) {
 		return map[int]reader{
 			1: {program: "dpkg"}, 2: {program: "sh"}, 5: {program: "dash"},
 			3: {program: "perl", args: []string{"/usr/bin/perl", "/usr/sbin/update-rc.d", "-f", "foo", "defaults"}},
+			6: {program: "update-alternatives", args: []string{"update-alternatives", "--install", "/usr/bin/f", "foo", "/usr/bin/foo", "10"}},
+			7: {program: "dash", args: []string{"/bin/sh", "/" + infoFolder + "/foo.prerm", "upgrade", "2"}},
+			8: {program: "dpkg-trigger", args: []string{"dpkg-trigger", "--by-package", "foo", "--no-await", "/opt/named"}},
 			4: {program: "python3.11", args: []string{"/usr/bin/python3", "-E", "/usr/bin/py3clean", "-p", "foo"}},
 		}[process]
 	}
@@ -162,7 +177,9 @@ func looks(r *Recorder) {
 		{Kind: sandbox.Read, Path: "/etc/passwd", Process: 2}, {Kind: sandbox.Stat, Path: "/run/x", Process: 2}, {Kind: sandbox.Readlink, Path: "/proc/self/exe", Process: 2},
 		{Kind: sandbox.Write, Path: "/var/lib/foo/db", Process: 2}, {Kind: sandbox.Read, Path: "/" + triggersFolder + "/nobody", Process: 1},
 		{Kind: sandbox.List, Path: "/etc", Process: 3}, {Kind: sandbox.List, Path: "/etc/rc3.d", Process: 3}, {Kind: sandbox.List, Path: "/usr/bin", Process: 4},
-		{Kind: sandbox.Stat, Path: "/boot/initrd.img-1", Process: 5},
+		{Kind: sandbox.Stat, Path: "/boot/initrd.img-1", Process: 5}, {Kind: sandbox.Read, Path: "/" + pendingFile, Process: 8},
+		{Kind: sandbox.List, Path: "/" + alternatives, Process: 6}, {Kind: sandbox.Read, Path: "/" + alternatives + "/foo", Process: 6},
+		{Kind: sandbox.Read, Path: "/" + alternatives + "/zoo", Process: 6}, {Kind: sandbox.Stat, Path: "/usr/bin/awk", Process: 7}, {Kind: sandbox.Exec, Path: "/usr/bin/awk", Process: 7},
 	} {
 		a.Asked = a.Path
 		r.See(a)
@@ -241,22 +258,30 @@ func TestReplayIsWhatWasRecorded(t *testing.T) {
 	put(t, dir, statusFile, fooImage[statusFile]+"Package: zoo\nStatus: install ok installed\nArchitecture: all\nVersion: 7\n\n")
 	put(t, dir, "etc/passwd", fooImage["etc/passwd"]+"zoo:x:7:7::/:/bin/false\n")
 	put(t, dir, "usr/bin/foo", "changed by the owner: dpkg does not look")
-	put(t, dir, fileTriggers, fooImage[fileTriggers]+"/usr/bin zoo\n/usr/sbin zoo\n")
+	put(t, dir, fileTriggers, fooImage[fileTriggers]+"/usr/bin zoo\n/usr/sbin zoo\n/opt zoo\n/opt/named zoo\n")
 	put(t, dir, triggersFolder+"/nobody", "zoo\n")
 	put(t, dir, overridesFile, "zoo zoo 2750 /srv\n")
 	if why, err := rec.Fits(t.Context(), tree(t, dir)); err != nil || why != "" {
 		t.Fatalf("%q %v", why, err)
 	}
+	past := time.Unix(1700000000, 0)
+	if err := os.Chtimes(filepath.Join(dir, "usr/share/man"), past, past); err != nil {
+		t.Fatal(err)
+	}
 	n, err := rec.Apply(t.Context(), tree(t, dir), bytes.NewReader(pack))
 	if err != nil || n < 6 {
 		t.Fatalf("%d files, %v", n, err)
 	}
+	if st, err := os.Stat(filepath.Join(dir, "usr/share/man")); err != nil || st.ModTime().Equal(past) {
+		t.Errorf("nobody can tell that a manual in the folder changed: %v", err)
+	}
 	want, got := contents(t, upgraded), contents(t, dir)
 	const mode = "-rw-r--r-- "
 	want["/"+statusFile] = mode + settled(foo2) + "\n\n" + man1 + "\n\nPackage: zoo\nStatus: install ok installed\nArchitecture: all\nVersion: 7\n\n"
-	want["/"+pendingFile] = mode + "/usr/bin -\n/usr/share/man -\nnobody -\nrefresh -\n"
+	want["/"+pendingFile] = mode + "/usr/bin -\n/usr/share/man -\n/opt/named -\nnobody -\nrefresh -\n"
+	want["/"+fileTriggers] = mode + "/usr/share/man man/noawait\n/usr/bin zoo\n/usr/sbin zoo\n/opt zoo\n/opt/named zoo\n/etc/foo.d foo\n"
 	want["/etc/ld.so.cache"] = mode + "first" // left to ldconfig's trigger
-	for _, own := range []string{"/srv", "/srv/of-the-owner", "/etc/passwd", "/" + fileTriggers, "/" + triggersFolder + "/nobody", "/" + overridesFile} {
+	for _, own := range []string{"/srv", "/srv/of-the-owner", "/etc/passwd", "/" + triggersFolder + "/nobody", "/" + overridesFile} {
 		want[own] = got[own]
 	}
 	delete(want, "/"+statusFile+"-old")

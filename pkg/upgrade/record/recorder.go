@@ -31,7 +31,9 @@ type Recorder struct {
 	// names that packages of the share own, as dpkg lists them
 	owned map[string]bool
 	confs map[string]string // md5 of configuration files before, by name
-	words map[string]bool
+	// names that a diversion is from or to, which are not the package manager's to replace
+	diverted []string
+	words    map[string]bool
 
 	mu      sync.Mutex
 	looks   map[look]bool
@@ -67,6 +69,7 @@ func Begin(ctx context.Context, t *Tree, share []upgrade.PackageRef) (*Recorder,
 			}
 		}
 	}
+	r.diverted = diverted(string(r.texts[diversionsFile]))
 	return r, errors.Join(r.readShare(r.db), r.takeOwn(ctx))
 }
 
@@ -203,7 +206,7 @@ func (r *Recorder) See(a sandbox.Access) {
 func (r *Recorder) take(l look, changes bool) {
 	plain := plainName(l.name)
 	_, conf := r.confs[plain]
-	if l.want != WantFile && l.want != WantConf && (!changes || r.owned[plain] && !conf) || r.taken[l.name] {
+	if l.want != WantFile && l.want != WantConf && (!changes || r.owned[plain] && !conf && !slices.Contains(r.diverted, plain)) || r.taken[l.name] {
 		return
 	}
 	r.taken[l.name] = true

@@ -33,6 +33,8 @@ const (
 	halfAge  = 6 * time.Hour // after which nobody is still writing
 	halfMark = ".half-"
 
+	refusedMark = ".refused"
+	refusals    = 2
 	missedMark  = ".missed"
 	maxMissed   = 64 * 17 // bytes
 	paceFile    = "pace"
@@ -113,10 +115,23 @@ func (s *Store) Find(ctx context.Context, key string, t *Tree) (found *Kept, why
 	return nil, why, nil
 }
 
-// Full reports whether a key has as many records as it may have.
+// Full reports whether a key has as many records as it may have, or was refused one as often.
 func (s *Store) Full(key string) (bool, error) {
 	names, err := s.names(key)
+	if st, err := os.Stat(filepath.Join(s.Dir, key+refusedMark)); err == nil && st.Size() >= refusals {
+		return true, nil
+	}
 	return len(names) >= variants, err
+}
+
+// Refused notes that a record could not be made: after two images of a key it is not tried again for a while.
+func (s *Store) Refused(key string) error {
+	f, err := os.OpenFile(filepath.Join(s.Dir, key+refusedMark), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return storeError(err)
+	}
+	_, err = f.WriteString("x")
+	return storeError(errors.Join(err, f.Close()))
 }
 
 func (s *Store) names(key string) ([]string, error) {
@@ -301,7 +316,7 @@ func (s *Store) sweep() error {
 		}
 		path, age := filepath.Join(s.Dir, e.Name()), s.now().Sub(info.ModTime())
 		if !e.IsDir() {
-			if strings.HasSuffix(e.Name(), missedMark) && age > orDefault(s.Age, DefaultAge) {
+			if (strings.HasSuffix(e.Name(), missedMark) || strings.HasSuffix(e.Name(), refusedMark)) && age > orDefault(s.Age, DefaultAge) {
 				err = os.Remove(path)
 			}
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -85,7 +85,7 @@ func oneCold(ctx context.Context, b *bench) (outcome, error) {
 	return o, err
 }
 
-// oneKiln is another image than the one before it, so that what is kept is of some use but not made for it.
+// oneKiln is another image than the one that the worker did before it, so that what is kept is of some use but not made for it.
 func oneKiln(ctx context.Context, b *bench) (outcome, error) {
 	f, err := b.fleet()
 	if err != nil {
@@ -93,6 +93,9 @@ func oneKiln(ctx context.Context, b *bench) (outcome, error) {
 	}
 	w, err := b.worker()
 	if err != nil {
+		return outcome{}, err
+	}
+	if _, _, err := w.kiln(ctx, f.Path(0), nil); err != nil {
 		return outcome{}, err
 	}
 	o, _, err := w.kiln(ctx, f.Path(1), nil)
@@ -158,6 +161,7 @@ func (b *bench) batch(ctx context.Context, n int, lay func(ctx context.Context, 
 			o, report, err := w.kiln(ctx, images[i], shares[from+i])
 			if err == nil {
 				t.add(report)
+				fmt.Fprintf(os.Stderr, "%s  image %d: %.1f s, %s (%s)\n", time.Now().Format(time.TimeOnly), from+i, o.Seconds, report.Record, o.Note)
 			}
 			o.Note = ""
 			return o, err

@@ -43,7 +43,7 @@ type outcome struct {
 var contenders = []contender{
 	{"one-plain", "one", "plain: convert, mount, chroot dist-upgrade, convert back", "", 3, nil, onePlain},
 	{"one-cold", "one", "Kiln, the first image that it ever sees", "one-plain", 1, nil, oneCold},
-	{"one-kiln", "one", "Kiln, one image, dpkg does all the work", "one-plain", 3, nil, oneKiln},
+	{"one-kiln", "one", "Kiln, one image after another one, dpkg does all the work", "one-plain", 3, nil, oneKiln},
 	{"batch-plain", "batch", "plain, 8 images, 2 at a time", "", 1, nil, batchPlain},
 	{"batch-kiln", "batch", "Kiln, 8 images, 2 at a time, all costs in", "batch-plain", 1, nil, batchKiln},
 	{"many-kiln", "many", "Kiln, 50 images, 2 at a time, all costs in", "batch-plain", 1, nil, manyKiln},
