@@ -247,11 +247,12 @@ func (r *run) planAll(ctx context.Context, root *os.Root) error {
 }
 
 // mountRoot mounts the copy. What counts is on the disk after the unmount, or the copy is thrown away: so there
-// are no barriers, and ext4 works without its journal, whose every write would differ from the old version's. A
-// file system that was not unmounted cleanly is mounted with it, which replays what it holds.
+// are no barriers, files that are replaced are not written at once (noauto_da_alloc), and ext4 works without its journal, whose
+// every write would differ from the old version's. A file system that was not unmounted cleanly is mounted with it, which replays
+// what it holds.
 func (r *run) mountRoot(ctx context.Context) error {
 	if r.facts.FileSystem == "ext4" {
-		if err := r.mountWith(ctx, "noatime,noload,nobarrier"); errs.CodeOf(err) != disk.CodeMount {
+		if err := r.mountWith(ctx, "noatime,noload,nobarrier,noauto_da_alloc"); errs.CodeOf(err) != disk.CodeMount {
 			return err
 		}
 	}
