@@ -30,7 +30,7 @@ type row struct {
 func (b *bench) measure(ctx context.Context, c contender) row {
 	r := row{contender: c}
 	var o outcome
-	out, used, err := measure.Child(ctx, 40*time.Minute, "-run", c.name, "-dir", b.dir, "-cache", b.cache)
+	out, used, err := measure.Child(ctx, 40*time.Minute, nil, "-run", c.name, "-dir", b.dir, "-cache", b.cache)
 	r.Usage = used
 	if err == nil {
 		err = json.Unmarshal(out, &o)

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -21,18 +22,25 @@ type Usage struct {
 	CPU  time.Duration
 	Peak int64 // bytes: resident memory of all its processes together, sampled
 	One  int64 // bytes: of its largest process
+	// Stolen is the part of the machine's processor time, 0 to 1, that its host gave to other machines meanwhile: what was
+	// measured while much of it was stolen says little.
+	Stolen float64
 }
 
-// Child runs this program again with the arguments and gives what it printed and took. The error of a child that fails
-// holds the last that it said.
-func Child(ctx context.Context, limit time.Duration, args ...string) ([]byte, Usage, error) {
+// Child runs this program again with the arguments and gives what it printed and took. What it says on its standard error goes to
+// progress, which may be nil; the error of a child that fails holds the last of it.
+func Child(ctx context.Context, limit time.Duration, progress io.Writer, args ...string) ([]byte, Usage, error) {
 	ctx, stop := context.WithTimeout(ctx, limit)
 	defer stop()
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", args...)
 	var out, log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &log
+	if progress != nil {
+		cmd.Stderr = io.MultiWriter(&log, progress)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	begin := time.Now()
+	all, stolen := ticks()
 	if err := cmd.Start(); err != nil {
 		return nil, Usage{}, err
 	}
@@ -43,11 +51,31 @@ func Child(ctx context.Context, limit time.Duration, args ...string) ([]byte, Us
 	if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
 		u.One = usage.Maxrss << 10
 	}
+	if allNow, stolenNow := ticks(); allNow > all {
+		u.Stolen = (stolenNow - stolen) / (allNow - all)
+	}
 	if err != nil {
 		text := strings.TrimSpace(log.String())
 		return nil, u, fmt.Errorf("%w: %s", err, text[max(0, len(text)-1500):])
 	}
 	return out.Bytes(), u, nil
+}
+
+// ticks are the machine's processor time so far and what of it was stolen (proc_stat(5)).
+func ticks() (all, stolen float64) {
+	text, _ := os.ReadFile("/proc/stat")
+	line, _, _ := strings.Cut(string(text), "\n")
+	for i, word := range strings.Fields(line) {
+		n, err := strconv.ParseFloat(word, 64)
+		if err != nil || i > 8 { // the guests' time is in the user's too
+			continue
+		}
+		all += n
+		if i == 8 {
+			stolen = n
+		}
+	}
+	return all, stolen
 }
 
 // Machine says on what it was measured.

@@ -140,7 +140,7 @@ func (b *bench) measure(ctx context.Context, c contender) row {
 	var runs []row
 	for range c.times {
 		r := row{contender: c}
-		out, used, err := measure.Child(ctx, 90*time.Minute, "-run", c.name, "-dir", b.dir, "-cache", b.cache)
+		out, used, err := measure.Child(ctx, 90*time.Minute, os.Stderr, "-run", c.name, "-dir", b.dir, "-cache", b.cache)
 		if err == nil {
 			err = json.Unmarshal(out, &r.outcome)
 		}

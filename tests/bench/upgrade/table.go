@@ -17,17 +17,17 @@ func table(to io.Writer, rows []row) error {
 		at[r.name] = r
 	}
 	fmt.Fprintf(out, "\n%s; no ratio is claimed against what runs in a guest: the accelerator decides it\n\n", measure.Machine())
-	fmt.Fprintln(lines, "what\timages\tpackages\twall s\ts an image\tCPU s\tpeak MB\ttimes faster than plain\t")
+	fmt.Fprintln(lines, "what\timages\tpackages\twall s\ts an image\tCPU s\tstolen %\tpeak MB\ttimes faster than plain\t")
 	for _, r := range rows {
 		if r.note != "" {
-			fmt.Fprintf(lines, "%s\t–\t–\t–\t–\t–\t–\t–\t\n", r.says)
+			fmt.Fprintf(lines, "%s\t–\t–\t–\t–\t–\t–\t–\t–\t\n", r.says)
 			continue
 		}
 		each, ratio := r.Seconds/float64(max(r.Images, 1)), ""
 		if p := at[r.against]; p.Seconds > 0 {
 			ratio = fmt.Sprintf("%.1f", p.Seconds/float64(max(p.Images, 1))/each)
 		}
-		fmt.Fprintf(lines, "%s\t%d\t%d\t%.1f\t%.1f\t%.1f\t%d\t%s\t\n", r.says, r.Images, r.Packages, r.Seconds, each, r.CPU.Seconds(), r.Peak/1e6, ratio)
+		fmt.Fprintf(lines, "%s\t%d\t%d\t%.1f\t%.1f\t%.1f\t%.0f\t%d\t%s\t\n", r.says, r.Images, r.Packages, r.Seconds, each, r.CPU.Seconds(), 100*r.Stolen, r.Peak/1e6, ratio)
 	}
 	columns := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	if _, err := io.WriteString(columns, lines.String()); err != nil {
