@@ -26,7 +26,7 @@ type box struct {
 	session *disk.Session
 	bundle  string // the OCI bundle and the runtime's state
 	binds   []Bind // the caller's and our own
-	tail    *tail
+	tail    *Tail
 }
 
 func (b *box) run(ctx context.Context) error {

@@ -127,7 +127,7 @@ func Run(ctx context.Context, spec Spec) (err error) {
 		return errs.Wrap(err, errs.Internal, CodeRuntime, "The sandbox's folder cannot be made.")
 	}
 	defer os.RemoveAll(bundle) //nolint:errcheck // the work folder's owner removes what stays
-	b := &box{spec: spec, session: session, bundle: bundle, tail: newTail()}
+	b := &box{spec: spec, session: session, bundle: bundle, tail: &Tail{Most: tailBytes}}
 	return b.run(ctx)
 }
 

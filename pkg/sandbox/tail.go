@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"io"
 	"reflect"
 	"strings"
@@ -9,32 +10,42 @@ import (
 )
 
 const (
-	tailBytes = 4096 // kept of the output
+	tailBytes = 4096 // kept of the output for an error
 	tailLines = 6    // shown in an error
 	tailShown = 800  // characters shown in an error
 )
 
-// tail keeps the end of everything that was written.
-type tail struct {
+// DefaultTail is how many bytes a Tail keeps that names no bound: enough to see why a package manager failed.
+const DefaultTail = 64 << 10
+
+// Tail keeps the end of everything that is written to it. The zero value works.
+type Tail struct {
+	Most int // bytes; default DefaultTail
+
 	mu  sync.Mutex
 	buf []byte
 }
 
-func newTail() *tail { return &tail{} }
+// String is what is kept.
+func (t *Tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.buf)
+}
 
 // Write never fails.
-func (t *tail) Write(p []byte) (int, error) {
+func (t *Tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.buf = append(t.buf, p...)
-	if over := len(t.buf) - tailBytes; over > 0 {
+	if over := len(t.buf) - cmp.Or(t.Most, DefaultTail); over > 0 {
 		t.buf = append(t.buf[:0], t.buf[over:]...)
 	}
 	return len(p), nil
 }
 
 // tee gives a writer to w (which may be nil) that fills the tail too.
-func (t *tail) tee(w io.Writer) io.Writer {
+func (t *Tail) tee(w io.Writer) io.Writer {
 	if w == nil {
 		return t
 	}
@@ -47,10 +58,8 @@ func same(a, b io.Writer) bool {
 }
 
 // lastLines is the end of the output as a sentence for an error, or "".
-func (t *tail) lastLines() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	text := strings.TrimSpace(strings.ReplaceAll(string(t.buf), "\r", "\n"))
+func (t *Tail) lastLines() string {
+	text := strings.TrimSpace(strings.ReplaceAll(t.String(), "\r", "\n"))
 	if text == "" {
 		return ""
 	}

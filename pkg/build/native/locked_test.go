@@ -3,8 +3,6 @@ package native_test
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +24,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
 	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/testkit/digest"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
 	"github.com/kiln-cloud/kiln/pkg/upgrade/offline"
 )
@@ -78,20 +77,6 @@ func lockedBuilder(t *testing.T) (*native.Builder, *mirror.Proxy) {
 	return b, proxy
 }
 
-func digest(t *testing.T, path string) string {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		t.Fatal(err)
-	}
-	return hex.EncodeToString(h.Sum(nil))
-}
-
 // TestLockedBuildIsReproducible builds one locked recipe twice, the second time without any layer. The image is
 // started with both kinds of firmware, and upgraded.
 func TestLockedBuildIsReproducible(t *testing.T) {
@@ -110,7 +95,7 @@ func TestLockedBuildIsReproducible(t *testing.T) {
 	t.Run("again", func(t *testing.T) {
 		t.Parallel()
 		second := buildLocked(t, b, build.Request{Recipe: r, Lock: lock, Fresh: true, WorkDir: dir, Output: filepath.Join(dir, "second.qcow2")})
-		if one, two := digest(t, first), digest(t, second); one != two {
+		if one, two := digest.File(t, first), digest.File(t, second); one != two {
 			t.Errorf("two builds of one lock: %s and %s\n%s", one, two, differences(t, first, second))
 		}
 	})

@@ -13,6 +13,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/build/testboot/boottest"
 	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/sandbox"
+	"github.com/kiln-cloud/kiln/pkg/testkit/digest"
 	"github.com/kiln-cloud/kiln/pkg/testkit/docker"
 )
 
@@ -43,7 +44,7 @@ func make2(t *testing.T, format string) string {
 		}
 		from = build.Artifact{Format: "raw", Path: raw}
 	}
-	if digest(t, paths[0]) != digest(t, paths[1]) {
+	if digest.File(t, paths[0]) != digest.File(t, paths[1]) {
 		t.Errorf("two %s of one disk differ", format)
 	}
 	return paths[0]

@@ -3,9 +3,6 @@ package testboot_test
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"io"
 	"os"
 	"strings"
 	"sync"
@@ -17,6 +14,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/build/testboot/boottest"
 	"github.com/kiln-cloud/kiln/pkg/catalog"
 	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/testkit/digest"
 )
 
 // safeLog is a log that a test may read while it is written.
@@ -47,20 +45,6 @@ func qemu(t *testing.T, limits testboot.Timeouts) (*testboot.QEMU, string) {
 	return q, dir
 }
 
-func digest(t *testing.T, path string) string {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		t.Fatal(err)
-	}
-	return hex.EncodeToString(h.Sum(nil))
-}
-
 // nothingLeft: no file in the work folder, and no QEMU that has one of it open.
 func nothingLeft(t *testing.T, dir string) {
 	t.Helper()
@@ -73,7 +57,7 @@ func nothingLeft(t *testing.T, dir string) {
 func TestDebianPassesItsTests(t *testing.T) {
 	image := boottest.Debian(t)
 	q, dir := qemu(t, testboot.Timeouts{Boot: 20 * time.Minute})
-	before := digest(t, image.Path)
+	before := digest.File(t, image.Path)
 	var log safeLog
 	start := time.Now()
 	report, err := q.Boot(t.Context(), build.BootTest{
@@ -104,7 +88,7 @@ func TestDebianPassesItsTests(t *testing.T) {
 	if strings.Contains(log.String(), "@kiln:") || strings.Contains(log.String(), "\x1b") || !strings.Contains(report.Console, "Loading Linux") {
 		t.Errorf("the log is not fit for people:\n%s", log.String())
 	}
-	if after := digest(t, image.Path); after != before {
+	if after := digest.File(t, image.Path); after != before {
 		t.Error("the boot wrote to the image")
 	}
 	nothingLeft(t, dir)

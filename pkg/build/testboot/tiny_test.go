@@ -12,6 +12,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/build/testboot/boottest"
 	"github.com/kiln-cloud/kiln/pkg/catalog"
 	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/testkit/digest"
 )
 
 func TestImagesThatDoNotBoot(t *testing.T) {
@@ -73,7 +74,7 @@ func TestDisksWithoutABootLoader(t *testing.T) {
 func TestLoginIsUpWithoutCloudInit(t *testing.T) {
 	path := boottest.Tiny(t, "login", "")
 	q, dir := qemu(t, testboot.Timeouts{Boot: 5 * time.Minute})
-	before := digest(t, path)
+	before := digest.File(t, path)
 	report, err := q.Boot(t.Context(), build.BootTest{Disk: build.Artifact{Format: "raw", Path: path}, Firmware: "both"})
 	if err != nil || report.Seconds <= 0 || report.CloudInit != "" || report.Firmware != "both" {
 		t.Errorf("%+v, %v", report, err)
@@ -81,7 +82,7 @@ func TestLoginIsUpWithoutCloudInit(t *testing.T) {
 	if strings.Count(report.Console, "tiny login:") != 2 {
 		t.Errorf("not two boots:\n%s", report.Console)
 	}
-	if digest(t, path) != before {
+	if digest.File(t, path) != before {
 		t.Error("the boot wrote to the image")
 	}
 	nothingLeft(t, dir)

@@ -2,11 +2,8 @@ package stable_test
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -22,6 +19,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/disk/stable"
 	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/testkit/digest"
 )
 
 var epoch = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
@@ -105,20 +103,6 @@ func write(t *testing.T, tree, image string) error {
 	return stable.Ext4{Image: image, Offset: offset, Length: length, UUID: id, Label: "root", Epoch: epoch, Log: t.Output()}.Write(t.Context(), tree, t.TempDir())
 }
 
-func sum(t *testing.T, name string) string {
-	t.Helper()
-	f, err := os.Open(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		t.Fatal(err)
-	}
-	return hex.EncodeToString(h.Sum(nil))
-}
-
 // listing tells all that matters of a tree, a line a file.
 func listing(t *testing.T, dir string) string {
 	t.Helper()
@@ -144,7 +128,7 @@ func listing(t *testing.T, dir string) string {
 		}
 		switch {
 		case info.Mode().IsRegular():
-			line += " " + sum(t, p)
+			line += " " + digest.File(t, p)
 		case info.Mode()&os.ModeSymlink != 0:
 			to, _ := os.Readlink(p)
 			line += " -> " + to
@@ -172,7 +156,7 @@ func TestTheSameTreeGivesTheSameBytes(t *testing.T) {
 	if err := write(t, tree(t, true), two); err != nil {
 		t.Fatal(err)
 	}
-	if a, b := sum(t, one), sum(t, two); a != b {
+	if a, b := digest.File(t, one), digest.File(t, two); a != b {
 		t.Errorf("two writes of one tree: %s and %s", a, b)
 	}
 	if said, err := exec.CommandContext(t.Context(), "e2fsck", "-fn", fmt.Sprintf("%s?offset=%d", one, offset)).CombinedOutput(); err != nil {

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/kiln-cloud/kiln/pkg/disk/stable"
+	"github.com/kiln-cloud/kiln/pkg/testkit/digest"
 )
 
 func tool(t *testing.T, name string, args ...string) string {
@@ -42,7 +43,7 @@ func TestEFIPartitionIsStable(t *testing.T) {
 		if err := stable.Swap(image, 36<<20, 2<<20, id, "swap"); err != nil {
 			t.Fatal(err)
 		}
-		sums = append(sums, sum(t, image))
+		sums = append(sums, digest.File(t, image))
 	}
 	if sums[0] != sums[1] {
 		t.Error("two writes of the same files differ")

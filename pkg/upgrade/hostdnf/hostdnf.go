@@ -124,7 +124,7 @@ func (t Tree) Run(ctx context.Context, out io.Writer, spec sandbox.Spec) error {
 // reaches the repositories. Errors are those of sandbox.Run; CauseOf tells more about one with sandbox.CodeExit.
 func (t Tree) DNF(ctx context.Context, online bool, args ...string) (string, error) {
 	cmd := []string{"/usr/bin/dnf", "-c", confInside, "--installroot=" + ImageInside, "--releasever=" + t.Release}
-	var output tail
+	var output sandbox.Tail
 	spec := sandbox.Spec{Args: append(cmd, args...)}
 	if online {
 		spec.Proxy = t.Proxy
@@ -132,7 +132,7 @@ func (t Tree) DNF(ctx context.Context, online bool, args ...string) (string, err
 		spec.Args = append(spec.Args, "--cacheonly")
 	}
 	err := t.Run(ctx, io.MultiWriter(t.Log, &output), spec)
-	return string(output.buf), err
+	return output.String(), err
 }
 
 // Exclude are arguments with which dnf leaves packages alone, and out: "name.architecture".
@@ -154,17 +154,6 @@ type Buffer struct {
 func (b *Buffer) Write(p []byte) (int, error) {
 	if b.Left -= len(p); b.Left >= 0 {
 		return b.Buffer.Write(p)
-	}
-	return len(p), nil
-}
-
-// tail keeps the last 64 KiB of what dnf said.
-type tail struct{ buf []byte }
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.buf = append(t.buf, p...)
-	if over := len(t.buf) - 64<<10; over > 0 {
-		t.buf = append(t.buf[:0], t.buf[over:]...)
 	}
 	return len(p), nil
 }

@@ -128,7 +128,7 @@ func (r *run) fetchLists(ctx context.Context, root *os.Root) error {
 
 // apt runs a command line of apt with the mirror, logs what it says and gives it to seen too.
 func (r *run) apt(ctx context.Context, seen io.Writer, command []string) error {
-	var output tailBuffer
+	var output sandbox.Tail
 	writers := []io.Writer{r.log, &output}
 	if seen != nil {
 		writers = append(writers, seen)
@@ -239,7 +239,7 @@ const settingsFile = "settings"
 // what an autoremove, which is never made, would leave.
 var elsewhere = []string{"Acquire::", "APT::Compressor", "APT::NeverAutoRemove", "APT::Periodic", "Unattended-Upgrade"}
 
-// settings are the lines of apt-config dump that count for what dpkg does.
+// counting are the lines of the settings that count for what dpkg does.
 func (p *plan) counting() []string {
 	var out []string
 	for line := range strings.Lines(p.settings) {
@@ -323,16 +323,3 @@ func humanBytes(number, unit string) int64 {
 	}
 	return int64(n * map[string]float64{"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[unit])
 }
-
-// tailBuffer keeps the last bytes of what is written: enough to see why apt failed.
-type tailBuffer struct{ buf []byte }
-
-func (t *tailBuffer) Write(p []byte) (int, error) {
-	t.buf = append(t.buf, p...)
-	if over := len(t.buf) - 64<<10; over > 0 {
-		t.buf = append(t.buf[:0], t.buf[over:]...)
-	}
-	return len(p), nil
-}
-
-func (t *tailBuffer) String() string { return string(t.buf) }

@@ -160,7 +160,7 @@ func (r *run) rootDisk() *sandbox.RootDisk {
 
 // tool runs a program of the image without any network.
 func (r *run) tool(ctx context.Context, spec sandbox.Spec) error {
-	var output tailBuffer
+	var output sandbox.Tail
 	err := r.inImage(ctx, io.MultiWriter(r.log, &output), spec)
 	return aptError(err, output.String())
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/catalog/inspect"
 	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
 	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/testkit/digest"
 	"github.com/kiln-cloud/kiln/pkg/testkit/rpmrepo"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
 	"github.com/kiln-cloud/kiln/pkg/upgrade/offline"
@@ -46,7 +47,7 @@ func write(t *testing.T, tree, name, text string) {
 // upgradeRPM upgrades an image from a repository, and checks what holds for every upgrade, good or bad.
 func upgradeRPM(t *testing.T, repo *rpmrepo.Repository, image string, change func(*upgrade.Request)) *attempt {
 	t.Helper()
-	was, work := sumOf(t, image), t.TempDir()
+	was, work := digest.File(t, image), t.TempDir()
 	proxy, err := mirror.New(mirror.Config{Upstreams: []string{rpmrepo.Base}, Dir: t.TempDir(), Transport: repo})
 	if err != nil {
 		t.Fatal(err)

@@ -6,8 +6,6 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/upgrade/hostdnf"
 )
@@ -48,14 +46,9 @@ func (d *dnf) measureRPM(root *os.Root) error {
 	if err := d.measure(root); err != nil {
 		return err
 	}
-	dir, err := root.Open(".")
+	st, err := statFileSystem(root)
 	if err != nil {
-		return errs.Wrap(err, errs.Internal, CodeRequest, "the image's file system cannot be read")
-	}
-	defer func() { _ = dir.Close() }()
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
-		return errs.Wrap(err, errs.Internal, CodeRequest, "the image's file system cannot be read")
+		return err
 	}
 	d.short.free = int64(st.Bavail) * st.Bsize
 	d.short.lack = d.short.needed - d.short.free

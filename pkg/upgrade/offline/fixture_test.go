@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -187,20 +186,6 @@ var (
 	sharedProxy *mirror.Proxy
 	errShared   error
 )
-
-func sumOf(t *testing.T, path string) string {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		t.Fatal(err)
-	}
-	return hex.EncodeToString(h.Sum(nil))
-}
 
 // left names what an upgrade left below its work folder, and mounts and loop devices that use it.
 func left(t *testing.T, work string) []string {

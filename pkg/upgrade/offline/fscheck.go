@@ -12,6 +12,7 @@ import (
 
 	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/errs"
+	"github.com/kiln-cloud/kiln/pkg/sandbox"
 )
 
 // checkers are the programs that check a file system without changing it, by its kind, with their Debian package.
@@ -38,11 +39,14 @@ func (r *run) checkFileSystem(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, session.Close()) }()
-	where := fmt.Sprintf("%s?offset=%d", r.raw, r.root.Start)
-	if view, err := session.MountView(ctx, r.work.Path); err == nil { // e2fsck syncs what it reads, and the copy is not on the disk yet
-		where = filepath.Join(view.Path(), where[len(r.work.Path):])
-	}
-	if kind != "ext" { // only e2fsck knows where in a file to look
+	var where string
+	if kind == "ext" { // only e2fsck knows where in a file to look
+		file := r.raw
+		if view, err := session.MountView(ctx, r.work.Path); err == nil { // it syncs what it reads, and the copy is not on the disk yet
+			file = filepath.Join(view.Path(), filepath.Base(r.raw))
+		}
+		where = fmt.Sprintf("%s?offset=%d", file, r.root.Start)
+	} else {
 		device, err := disk.AttachLoop(r.raw, r.root.Start, r.root.Length, true)
 		if err != nil {
 			return err
@@ -67,7 +71,7 @@ func (r *run) checkFileSystem(ctx context.Context) (err error) {
 func (r *run) outside(ctx context.Context, session *disk.Session, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = []string{"PATH=/usr/sbin:/sbin:/usr/bin:/bin", "LC_ALL=C.UTF-8"}
-	var out tailBuffer
+	var out sandbox.Tail
 	cmd.Stdout, cmd.Stderr = io.MultiWriter(r.log, &out), io.MultiWriter(r.log, &out)
 	cmd.WaitDelay = 5 * time.Second
 	err := session.Start(ctx, cmd)

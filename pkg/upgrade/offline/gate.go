@@ -74,7 +74,7 @@ func (r *run) gate(ctx context.Context, root *os.Root, old before) error {
 
 // checkPackages asks dpkg and apt, and compares with the plan.
 func (r *run) checkPackages(ctx context.Context, root *os.Root) error {
-	var said tailBuffer
+	var said sandbox.Tail
 	both := []string{"/bin/sh", "-c", `audit=$(dpkg --audit 2>&1) && [ -z "$audit" ] || { echo "dpkg --audit: $audit"; exit 1; }; exec "$@"`, "audit"}
 	if err := r.inImage(ctx, io.MultiWriter(r.log, &said), sandbox.Spec{Args: append(both, r.aptGet("check")...)}); err != nil {
 		return failed("dpkg --audit or apt-get check: %v %.500q", err, strings.TrimSpace(said.String()))

@@ -38,14 +38,9 @@ type shortage struct {
 // measure holds the plan against the room in the image's file system. Before there is a plan, it is what a sandbox needs:
 // its mount points are made in the image.
 func (r *run) measure(root *os.Root) error {
-	dir, err := root.Open(".")
+	st, err := statFileSystem(root)
 	if err != nil {
-		return errs.Wrap(err, errs.Internal, CodeRequest, "the image's file system cannot be read")
-	}
-	defer func() { _ = dir.Close() }()
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
-		return errs.Wrap(err, errs.Internal, CodeRequest, "the image's file system cannot be read")
+		return err
 	}
 	r.short = shortage{free: int64(st.Bfree) * st.Bsize, needed: r.plan.grows, inodes: int64(st.Ffree), base: r.short.base}
 	r.short.lack = r.short.needed - r.short.free
@@ -55,6 +50,18 @@ func (r *run) measure(root *os.Root) error {
 		r.short.lackInodes = r.short.wanted - r.short.inodes
 	}
 	return nil
+}
+
+func statFileSystem(root *os.Root) (st unix.Statfs_t, err error) {
+	dir, err := root.Open(".")
+	if err == nil {
+		defer func() { _ = dir.Close() }()
+		err = unix.Fstatfs(int(dir.Fd()), &st)
+	}
+	if err != nil {
+		err = errs.Wrap(err, errs.Internal, CodeRequest, "the image's file system cannot be read")
+	}
+	return st, err
 }
 
 // inodesWanted is an estimate: dpkg keeps the old and the new files of one package side by side, and a package that is

@@ -15,6 +15,7 @@ import (
 
 	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/testkit/aptrepo"
+	"github.com/kiln-cloud/kiln/pkg/testkit/digest"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
 	"github.com/kiln-cloud/kiln/pkg/upgrade/offline"
 )
@@ -35,7 +36,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 	}
 	image := installed(t, []aptrepo.Package{heavy("1", "10")}, nil)
 	t.Parallel()
-	before := sumOf(t, image)
+	before := digest.File(t, image)
 	work := t.TempDir()
 	var seen []string
 	for at := 0; ; at++ {
@@ -55,7 +56,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 		if n, err := disk.Sweep(work); err != nil || n > 1 || len(outputs(t, work)) > 0 {
 			t.Errorf("killed at %s: swept %d, %v, left %v", name, n, err, left(t, work))
 		}
-		if sumOf(t, image) != before {
+		if digest.File(t, image) != before {
 			t.Fatalf("killed at %s: the original was changed", name)
 		}
 	}
@@ -65,7 +66,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 			t.Errorf("not killed at %s", step)
 		}
 	}
-	if sumOf(t, image) != before || versionIn(t, filepath.Join(work, "out"), "heavy") != "2" {
+	if digest.File(t, image) != before || versionIn(t, filepath.Join(work, "out"), "heavy") != "2" {
 		t.Error("the last upgrade, which nobody killed, is not there")
 	}
 }

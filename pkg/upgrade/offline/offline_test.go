@@ -25,6 +25,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/sandbox"
+	"github.com/kiln-cloud/kiln/pkg/testkit/digest"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
 	"github.com/kiln-cloud/kiln/pkg/upgrade/offline"
 )
@@ -32,7 +33,7 @@ import (
 func TestUpgrade(t *testing.T) {
 	original := debian(t)
 	t.Parallel()
-	before := sumOf(t, original)
+	before := digest.File(t, original)
 	work := t.TempDir()
 	output := filepath.Join(t.TempDir(), "new.qcow2")
 	var log bytes.Buffer
@@ -58,7 +59,7 @@ func TestUpgrade(t *testing.T) {
 	if len(report.Strays) > 0 || len(report.Setuid) > 0 || len(report.Conffiles) > 0 {
 		t.Errorf("Debian's own packages left %v, made setuid %v and brought %v", report.Strays, report.Setuid, report.Conffiles)
 	}
-	if sumOf(t, original) != before {
+	if digest.File(t, original) != before {
 		t.Error("the original was changed")
 	}
 	if l := left(t, work); len(l) > 0 {
@@ -239,7 +240,7 @@ func (s section) ReadAt(p []byte, off int64) (int, error) { return s.f.ReadAt(p,
 func TestCancelLeavesNothing(t *testing.T) {
 	original := debian(t)
 	t.Parallel()
-	before := sumOf(t, original)
+	before := digest.File(t, original)
 	work, out := t.TempDir(), filepath.Join(t.TempDir(), "new")
 	for _, at := range []string{"copy", "packages"} {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -263,7 +264,7 @@ func TestCancelLeavesNothing(t *testing.T) {
 			t.Errorf("cancelled at %s: there is an output", at)
 		}
 	}
-	if sumOf(t, original) != before {
+	if digest.File(t, original) != before {
 		t.Error("the original was changed")
 	}
 }
@@ -275,7 +276,7 @@ func TestKill(t *testing.T) {
 		return
 	}
 	original := debian(t)
-	before := sumOf(t, original)
+	before := digest.File(t, original)
 	work := t.TempDir()
 	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKill$", "-test.v")
 	child.Env = append(os.Environ(), "KILN_TEST_WORK="+work)
@@ -309,7 +310,7 @@ func TestKill(t *testing.T) {
 	if n, err := disk.Sweep(work); err != nil || n != 1 || len(left(t, work)) > 0 {
 		t.Errorf("swept %d, %v, left %v", n, err, left(t, work))
 	}
-	if sumOf(t, original) != before {
+	if digest.File(t, original) != before {
 		t.Error("the original was changed")
 	}
 }

@@ -84,7 +84,7 @@ func (r *run) makeRAMDisk(ctx context.Context, root *os.Root, family, mode, vers
 	}
 	defer func() { err = errors.Join(err, layer.close(ctx)) }()
 	var looks reuse.Looks
-	var output tailBuffer
+	var output sandbox.Tail
 	spec := sandbox.Spec{Args: []string{"/usr/sbin/update-initramfs", mode, "-k", version}, Env: ramDiskEnv(), RootDisk: r.rootDisk(), Trace: looks.See}
 	if err := r.inTree(ctx, layer.merged, io.MultiWriter(r.log, &output), spec); err != nil {
 		return false, aptError(err, output.String())

@@ -318,7 +318,7 @@ func sharePreferences(share []upgrade.PackageRef) string {
 
 // aptChange runs apt with update-initramfs and update-grub put off.
 func (r *run) aptChange(ctx context.Context, apt []string, trace func(sandbox.Access)) error {
-	var output tailBuffer
+	var output sandbox.Tail
 	counter := &aptProgress{total: int64(len(r.plan.uris)), report: r.progress}
 	args := append([]string{"/bin/sh", controlInside + "/upgrade"}, apt...)
 	if apt[0] == aptProgram {

@@ -23,6 +23,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/deb/mirror"
 	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/testkit/aptrepo"
+	"github.com/kiln-cloud/kiln/pkg/testkit/digest"
 	"github.com/kiln-cloud/kiln/pkg/upgrade"
 	"github.com/kiln-cloud/kiln/pkg/upgrade/offline"
 )
@@ -104,7 +105,7 @@ type attempt struct {
 // it was, nothing is mounted, looped or running, no file is left, and there is an output only where there is no error.
 func (s *shop) upgradeIt(t *testing.T, image string, change func(*upgrade.Request, *offline.Config)) *attempt {
 	t.Helper()
-	was := sumOf(t, image)
+	was := digest.File(t, image)
 	work := t.TempDir()
 	a := &attempt{output: filepath.Join(t.TempDir(), "new.raw")}
 	cfg := offline.Config{Proxy: s.proxy, Keyring: s.Keyring, Timeout: 2 * time.Minute}
@@ -133,7 +134,7 @@ func (a *attempt) settled(t *testing.T, image, was, work string) {
 	if _, err := os.Stat(a.output); (err == nil) != (a.err == nil && !a.report.Unchanged) {
 		t.Errorf("output: %v, upgrade: %v", err, a.err)
 	}
-	if sumOf(t, image) != was {
+	if digest.File(t, image) != was {
 		t.Error("the original was changed")
 	}
 }

@@ -26,7 +26,7 @@ const CodeDamaged = "kiln.upgrade.record_damaged"
 // error the image is in between and must be thrown away. It gives the number of files that came from the record.
 func (rec *Record) Apply(ctx context.Context, t *Tree, pack io.ReaderAt) (files int, err error) {
 	a := &applier{rec: rec, tree: t, pack: pack}
-	for _, step := range []func(context.Context) error{a.remove, a.folders, a.write, a.link, a.removeFolders, a.merge, a.activate, a.log} {
+	for _, step := range []func(context.Context) error{a.remove, a.folders, a.write, a.link, a.removeFolders, a.merge, a.interests, a.activate, a.log} {
 		if err := step(ctx); err != nil {
 			return 0, err
 		}
@@ -197,7 +197,7 @@ func stripped(fd int) error {
 	if n <= 0 || errors.Is(err, unix.ENOTSUP) {
 		return nil
 	}
-	for name := range strings.SplitSeq(strings.TrimSuffix(string(names[:n]), "\x00"), "\x00") {
+	for name := range attributes(names[:n]) {
 		err = errors.Join(err, unix.Fremovexattr(fd, name))
 	}
 	return err
@@ -364,9 +364,8 @@ func (a *applier) replace(name string, data []byte) error {
 	return errors.Join(err, out.Close())
 }
 
-// activate tells dpkg which triggers the share's packages activate: by name as on the recorded image, by file as this
-// image's packages have an interest.
-func (a *applier) activate(context.Context) error {
+// interests orders dpkg's lists of who has an interest in a trigger as unpacking the share does.
+func (a *applier) interests(context.Context) error {
 	for name, lines := range a.rec.Interests {
 		text, err := a.tree.Read(name)
 		if err != nil {
@@ -376,6 +375,12 @@ func (a *applier) activate(context.Context) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// activate tells dpkg which triggers the share's packages activate: by name as on the recorded image, by file as this
+// image's packages have an interest.
+func (a *applier) activate(context.Context) error {
 	all, err := interests(a.tree)
 	if err != nil {
 		return err

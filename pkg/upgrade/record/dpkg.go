@@ -42,6 +42,17 @@ func readDatabase(t *Tree, share []upgrade.PackageRef) (*database, error) {
 	return d, nil
 }
 
+// pendingTriggers are those that packages of the image wait for.
+func (d *database) pendingTriggers() map[string]bool {
+	out := map[string]bool{}
+	for _, text := range d.status.text {
+		for name := range strings.FieldsSeq(fieldOf(text, "Triggers-Pending")) {
+			out[name] = true
+		}
+	}
+	return out
+}
+
 // version is the installed one of a stanza; "" where the package is not installed.
 func version(stanza string) string {
 	words := strings.Fields(fieldOf(stanza, "Status"))

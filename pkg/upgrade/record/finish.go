@@ -155,11 +155,10 @@ func toSet(names []string) map[string]bool {
 // findTriggers: those by file must be the ones that this package would find too or that a script named, or it does not know
 // how dpkg does it.
 func (f *finisher) findTriggers(context.Context) error {
-	pending := map[string]bool{}
-	for _, text := range f.db2.status.text {
-		for name := range strings.FieldsSeq(fieldOf(text, "Triggers-Pending")) {
-			pending[name] = true
-		}
+	pending, before := f.db2.pendingTriggers(), f.db.pendingTriggers()
+	for line := range strings.Lines(string(f.texts[pendingFile])) { // a record that was applied leaves its triggers so
+		name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+		before[name] = true
 	}
 	all, err := interests(f.tree)
 	if err != nil {
@@ -170,7 +169,7 @@ func (f *finisher) findTriggers(context.Context) error {
 	}
 	explicit := map[string]bool{}
 	for name := range pending {
-		if strings.HasPrefix(name, "/") && !f.opened[name] && !f.wasPending(name) {
+		if strings.HasPrefix(name, "/") && !f.opened[name] && !before[name] {
 			return no("dpkg's trigger %s was not expected", name)
 		}
 		explicit[name] = true
@@ -197,21 +196,6 @@ func (f *finisher) findTriggers(context.Context) error {
 	maps.DeleteFunc(explicit, func(name string, _ bool) bool { return strings.HasSuffix(name, "-new") }) // dpkg's own new copies
 	f.rec.Triggers = slices.Sorted(maps.Keys(explicit))
 	return nil
-}
-
-// wasPending reports whether a trigger was pending before: a record that was applied leaves its triggers so.
-func (f *finisher) wasPending(name string) bool {
-	for line := range strings.Lines(string(f.texts[pendingFile])) {
-		if words := strings.Fields(line); len(words) > 0 && words[0] == name {
-			return true
-		}
-	}
-	for _, text := range f.db.status.text {
-		if slices.Contains(strings.Fields(fieldOf(text, "Triggers-Pending")), name) {
-			return true
-		}
-	}
-	return false
 }
 
 // findEntries goes through what changed and what the share's packages own.

@@ -92,37 +92,36 @@ func waived(name string, r reader) bool {
 
 // triggerOf is what a dpkg-trigger(1) was called to activate; "" where it was called for something else.
 func triggerOf(args []string) string {
-	skip := false
-	for i, a := range args {
-		switch {
-		case i == 0 || skip:
-			skip = false
-		case a == "--by-package" || a == "--admindir" || a == "--root":
-			skip = true
-		case a == "--check-supported" || a == "--no-act":
-			return ""
-		case !strings.HasPrefix(a, "-"):
-			return a
-		}
+	if slices.Contains(args, "--check-supported") || slices.Contains(args, "--no-act") {
+		return ""
+	}
+	for _, name := range operands(args, "--by-package", "--admindir", "--root") {
+		return name
 	}
 	return ""
 }
 
 // asked gives the packages that a dpkg-query was asked about; ok is false where it was asked about all or by a pattern.
 func asked(args []string) (names []string, ok bool) {
-	skip := false
-	for i, a := range args {
-		switch {
-		case i == 0 || skip:
-			skip = false
-		case a == "-f" || a == "--admindir" || a == "--root":
-			skip = true
-		case strings.HasPrefix(a, "-"):
-		case strings.ContainsAny(a, "*?["):
-			return nil, false
-		default:
-			names = append(names, a)
-		}
+	names = operands(args, "-f", "--admindir", "--root")
+	if slices.ContainsFunc(names, func(n string) bool { return strings.ContainsAny(n, "*?[") }) {
+		return nil, false
 	}
 	return names, len(names) > 0
+}
+
+// operands are the words of a command line that are neither options nor the values of those that are named.
+func operands(args []string, valued ...string) (out []string) {
+	skip := true // the program's own name
+	for _, a := range args {
+		switch {
+		case skip:
+			skip = false
+		case slices.Contains(valued, a):
+			skip = true
+		case !strings.HasPrefix(a, "-"):
+			out = append(out, a)
+		}
+	}
+	return out
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"iter"
 	"os"
 	"path"
 	"slices"
@@ -158,6 +159,11 @@ func readlink(dir int, base string) (string, error) {
 	return string(buf[:n]), nil
 }
 
+// attributes are the names in a list as listxattr(2) gives it.
+func attributes(list []byte) iter.Seq[string] {
+	return strings.SplitSeq(strings.TrimSuffix(string(list), "\x00"), "\x00")
+}
+
 // xattrs reads the extended attributes of a file or folder, which most do not have. The kernel finds them by a path
 // alone, so the folder's descriptor is named in one.
 func xattrs(dir int, base string) (map[string][]byte, error) {
@@ -171,7 +177,7 @@ func xattrs(dir int, base string) (map[string][]byte, error) {
 		return nil, &os.PathError{Op: "listxattr", Path: base, Err: err}
 	}
 	found := map[string][]byte{}
-	for name := range strings.SplitSeq(strings.TrimSuffix(string(names[:n]), "\x00"), "\x00") {
+	for name := range attributes(names[:n]) {
 		value := make([]byte, 64<<10)
 		size, err := unix.Lgetxattr(at, name, value)
 		if err != nil {

@@ -34,6 +34,19 @@ type rpmWorld struct {
 	plans *solve.Planner
 }
 
+// agrees upgrades an image: what that does is what the plan says.
+func (w *rpmWorld) agrees(image string, policy upgrade.Policy, p upgrade.Plan) upgrade.Report {
+	w.t.Helper()
+	r, err := w.upgraded(image, policy)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if diff := cmp.Diff(short(p), done(r)); diff != "" {
+		w.t.Error("the upgrade does something else: " + diff)
+	}
+	return r
+}
+
 func newRPMWorld(t *testing.T) *rpmWorld {
 	t.Helper()
 	if testing.Short() {
@@ -180,13 +193,7 @@ func TestPlanOfRPM(t *testing.T) {
 		p.Held[1] != (upgrade.Held{Name: "other", Version: "1-1", To: "2-1", Reason: "excluded by the image's owner"}) {
 		t.Errorf("%+v", p.Held)
 	}
-	r, err := w.upgraded(image, upgrade.Policy{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(short(p), done(r)); diff != "" {
-		t.Error("the upgrade does something else: " + diff)
-	}
+	r := w.agrees(image, upgrade.Policy{}, p)
 	if diff := cmp.Diff([]string{"needy", "other"}, r.Held); diff != "" {
 		t.Error(diff)
 	}
@@ -258,13 +265,7 @@ func TestSecurityOfRPM(t *testing.T) {
 	if diff := cmp.Diff([]string{"lib 1:1-1 > 1:2-1", "tool 1-1 > 2-1"}, short(p)); diff != "" || len(p.Held) > 0 {
 		t.Errorf("%s %v", diff, p.Held)
 	}
-	r, err := w.upgraded(image, only)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(short(p), done(r)); diff != "" {
-		t.Error("the upgrade does something else: " + diff)
-	}
+	w.agrees(image, only, p)
 }
 
 // TestRunningOfRPM: packages whose scriptlets need a running system are held, with what needs their new version.
@@ -286,13 +287,7 @@ func TestRunningOfRPM(t *testing.T) {
 	if len(p.Held) != 2 || p.Held[0].Reason != "needs a running system: post line 2: psql -f /usr/share/base.sql" || !strings.HasPrefix(p.Held[1].Reason, "its dependencies cannot be met: ") {
 		t.Errorf("%+v", p.Held)
 	}
-	r, err := w.upgraded(image, upgrade.Policy{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(short(p), done(r)); diff != "" {
-		t.Error("the upgrade does something else: " + diff)
-	}
+	r := w.agrees(image, upgrade.Policy{}, p)
 	ran := []upgrade.Ran{
 		{Package: "base-data", Script: upgrade.ScriptRunning, Why: "post line 2: psql -f /usr/share/base.sql"}, {Package: "lib", Script: upgrade.ScriptDivert, Why: p.Changes[0].Why},
 	}
@@ -359,13 +354,7 @@ func TestModulesOfRPM(t *testing.T) {
 	if diff := cmp.Diff([]string{"lib 1:1-1 > 1:3-1", "tool 1-1 > 2-1"}, short(p)); diff != "" {
 		t.Error(diff)
 	}
-	r, err := w.upgraded(image, upgrade.Policy{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(short(p), done(r)); diff != "" {
-		t.Error("the upgrade does something else: " + diff)
-	}
+	w.agrees(image, upgrade.Policy{}, p)
 }
 
 // TestDamagedDatabaseOfRPM: rpm passes over headers that are damaged. Whatever is, an image with fixes pending is not called good.

@@ -29,6 +29,7 @@ import (
 	"github.com/kiln-cloud/kiln/pkg/disk"
 	"github.com/kiln-cloud/kiln/pkg/errs"
 	"github.com/kiln-cloud/kiln/pkg/placement"
+	"github.com/kiln-cloud/kiln/pkg/testkit/digest"
 )
 
 // stored is an image of a project of the double.
@@ -357,31 +358,17 @@ func TestGuestsThatDoNotComeBack(t *testing.T) {
 			d := newDouble(t)
 			c.prepare(d)
 			g := d.guest()
-			was := sum(t, g.Disk)
+			was := digest.File(t, g.Disk)
 			_, err := d.booter(time.Now()).Run(t.Context(), g)
 			if !errs.Is(err, c.kind) || c.code != "" && errs.CodeOf(err) != c.code || !strings.Contains(fmt.Sprint(err), c.want) {
 				t.Errorf("%v %v: %v", errs.KindOf(err), errs.CodeOf(err), err)
 			}
-			if sum(t, g.Disk) != was {
+			if digest.File(t, g.Disk) != was {
 				t.Error("the copy was changed")
 			}
 			d.nothingLeft(g)
 		})
 	}
-}
-
-func sum(t *testing.T, path string) string {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		t.Fatal(err)
-	}
-	return hex.EncodeToString(h.Sum(nil))
 }
 
 // TestWhatAKilledWorkerLeft: while somebody could wait for it, it stays.
