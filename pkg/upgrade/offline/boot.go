@@ -40,22 +40,12 @@ diverted=
 put update-initramfs
 put update-grub
 put update-ca-certificates
-rm -f /run/kiln/deferred/manuals /run/kiln/deferred/certificates
 if [ -n "${KILN_QUICK:-}" ]; then
 	quick $KILN_QUICK
 	export PATH="/run/kiln/bin:$PATH"
 fi
 "$@"
 code=$?
-late=
-if [ $code = 0 ] && [ -e /run/kiln/deferred/certificates ]; then
-	/usr/sbin/update-ca-certificates.kiln &
-	late=$!
-fi
-if [ $code = 0 ] && [ -e /run/kiln/deferred/manuals ]; then
-	setpriv --reuid man --regid man --init-groups -- /usr/bin/mandb -pq
-fi
-[ -z "$late" ] || wait "$late" || code=1
 for name in $diverted; do
 	rm -f "/usr/sbin/$name"
 	dpkg-divert --quiet --local --rename --divert "/usr/sbin/$name.kiln" --remove "/usr/sbin/$name" || code=1
@@ -86,7 +76,7 @@ if [ "$*" = "--hooksdir " ] && [ "$DPKG_MAINTSCRIPT_PACKAGE" = ca-certificates ]
 	exit 0
 fi
 if [ $# = 0 ] && [ "${KILN_QUICK:+yes},$DPKG_MAINTSCRIPT_PACKAGE,$DPKG_MAINTSCRIPT_NAME" = yes,ca-certificates,postinst ] && [ -z "$(ls -A /etc/ca-certificates/update.d 2>&1)" ]; then
-	: >/run/kiln/deferred/certificates
+	echo asked >>/run/kiln/deferred/certificates
 	exit 0
 fi
 exec /usr/sbin/update-ca-certificates.kiln "$@"
@@ -106,12 +96,12 @@ done
 
 // upgradeScripts are the programs in the control folder.
 var upgradeScripts = map[string]string{
-	"upgrade": upgradeScript, "update-initramfs": initramfsStub, "update-grub": grubStub, "update-ca-certificates": certificatesStub, "finish": finishScript,
+	"upgrade": upgradeScript, "update-initramfs": initramfsStub, "update-grub": grubStub, "update-ca-certificates": certificatesStub, "finish": finishScript, "late": lateScript,
 	"ucf": ucfStub, "ucfr": ucfrStub, "setpriv": setprivStub, "deb-systemd-helper": systemdStub, "dpkg-maintscript-helper": maintscriptStub,
 }
 
 // upgradePackages runs apt's dist-upgrade: plain upgrade would hold kernels back.
-func (r *run) upgradePackages(ctx context.Context, _ *os.Root) error {
+func (r *run) upgradePackages(ctx context.Context, root *os.Root) error {
 	for name, text := range upgradeScripts {
 		if err := os.WriteFile(filepath.Join(r.control(), name), []byte(text), 0o755); err != nil {
 			return errs.Wrap(err, errs.Internal, CodeRequest, "the work folder cannot be filled")
@@ -120,10 +110,14 @@ func (r *run) upgradePackages(ctx context.Context, _ *os.Root) error {
 	if err := r.recordShare(ctx); err != nil {
 		return err
 	}
+	rest := r.aptGet("dist-upgrade")
 	if r.allMade() {
-		return r.aptChange(ctx, []string{"/usr/bin/dpkg", "--configure", "--pending"}, nil)
+		rest = []string{"/usr/bin/dpkg", "--configure", "--pending"}
 	}
-	return r.aptChange(ctx, r.aptGet("dist-upgrade"), nil)
+	if err := r.aptChange(ctx, rest, nil); err != nil {
+		return err
+	}
+	return r.makeLate(ctx, root)
 }
 
 // finishBoot builds the initial RAM disks that packages asked for, and the boot menu, once each.
@@ -132,7 +126,7 @@ func (r *run) finishBoot(ctx context.Context, root *os.Root) error {
 	if err != nil {
 		return err
 	}
-	asked, err := r.deferred("initramfs")
+	asked, err := r.deferred(deferredRAMDisks)
 	if err != nil {
 		return err
 	}
@@ -142,7 +136,7 @@ func (r *run) finishBoot(ctx context.Context, root *os.Root) error {
 			return err
 		}
 	}
-	menu, err := r.deferred("grub")
+	menu, err := r.deferred(deferredMenu)
 	if err != nil {
 		return err
 	}
@@ -151,7 +145,11 @@ func (r *run) finishBoot(ctx context.Context, root *os.Root) error {
 	if !changed || r.facts.BootLoader != "grub" || !exists(root, "usr/sbin/update-grub") {
 		return nil
 	}
-	return r.tool(ctx, sandbox.Spec{Args: []string{"/usr/sbin/update-grub"}, RootDisk: r.rootDisk()})
+	p := r.bootMenu()
+	if done, err := r.produce(ctx, root, p); done || err != nil {
+		return err
+	}
+	return r.tool(ctx, p.spec)
 }
 
 func (r *run) rootDisk() *sandbox.RootDisk {

@@ -84,6 +84,7 @@ type run struct {
 	req    upgrade.Request
 	log    io.Writer
 	proxy  *mirror.View // with this upgrade's own counters
+	begun  time.Time
 	report upgrade.Report
 	facts  *catalog.Facts
 
@@ -136,7 +137,7 @@ func (e *Executor) Upgrade(ctx context.Context, req upgrade.Request) (upgrade.Re
 }
 
 func (e *Executor) newRun(req upgrade.Request) *run {
-	r := &run{cfg: e.cfg, req: req, log: req.Log, proxy: e.cfg.Proxy.View()}
+	r := &run{cfg: e.cfg, req: req, log: req.Log, proxy: e.cfg.Proxy.View(), begun: time.Now()}
 	r.report.Packages, r.report.CVEs, r.report.Held = []upgrade.PackageChange{}, []string{}, []string{}
 	r.report.Conffiles, r.report.Strays, r.report.Setuid, r.report.Scripts = []upgrade.Conffile{}, []upgrade.Stray{}, []string{}, []upgrade.Ran{}
 	if r.log == nil {

@@ -33,8 +33,15 @@ const (
 // recordFormat goes into every key: records of another form are not found.
 const recordFormat = "4"
 
-// deferredNotes are what the stubs write.
-var deferredNotes = []string{"initramfs", "grub"}
+// What the stubs write: what was asked for, to be done once in the end.
+const (
+	deferredRAMDisks     = "initramfs"
+	deferredMenu         = "grub"
+	deferredCertificates = "certificates"
+	deferredManuals      = "manuals"
+)
+
+var deferredNotes = []string{deferredRAMDisks, deferredMenu, deferredCertificates, deferredManuals}
 
 // sharing is a part of one upgrade that other images have too: what the batch shares, or what is left of the plan then, which
 // images with equal plans share.

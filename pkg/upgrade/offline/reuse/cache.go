@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -31,11 +32,17 @@ type Config struct {
 }
 
 // Cache is safe for many goroutines, and its folder for many processes.
-type Cache struct{ cfg Config }
+type Cache struct {
+	cfg Config
 
-// Folders and files: results/<family>/<random>/{record.json,result}.
+	mu     sync.Mutex
+	making map[string]chan struct{} // closed when the result of a family is made, or not
+}
+
+// Folders and files: results/<family>/<random>/{record.json,result}, missed/<family>.
 const (
 	resultsDir = "results"
+	missedDir  = "missed"
 	workDir    = "work"
 	recordFile = "record.json"
 	resultFile = "result"
@@ -61,8 +68,8 @@ func Open(cfg Config) (*Cache, error) {
 	if cfg.Log == nil {
 		cfg.Log = log.Discard()
 	}
-	c := &Cache{cfg: cfg}
-	for _, dir := range []string{resultsDir, workDir} {
+	c := &Cache{cfg: cfg, making: map[string]chan struct{}{}}
+	for _, dir := range []string{resultsDir, missedDir, workDir} {
 		if err := os.MkdirAll(filepath.Join(cfg.Dir, dir), 0o755); err != nil {
 			return nil, broken(err)
 		}
@@ -86,6 +93,9 @@ func Family(words ...string) string {
 }
 
 func broken(err error) error {
+	if err == nil {
+		return nil
+	}
 	return disk.NoSpace(errs.Wrap(err, errs.Internal, CodeReuse, "the folder with kept results cannot be used"), "the disk of the kept results")
 }
 
@@ -102,8 +112,8 @@ type Result struct {
 }
 
 // Find gives a result of the family whose every input is in this tree as it was. nil where there is none; why then names
-// the first difference to the newest one, for the log.
-func (c *Cache) Find(ctx context.Context, family string, root *os.Root) (result *Result, why string, err error) {
+// the first difference to the newest one, for the log. The tree's own changes began at begun.
+func (c *Cache) Find(ctx context.Context, family string, root *os.Root, begun time.Time) (result *Result, why string, err error) {
 	dir := filepath.Join(c.cfg.Dir, resultsDir, family)
 	found, err := newest(dir)
 	if err != nil {
@@ -116,7 +126,7 @@ func (c *Cache) Find(ctx context.Context, family string, root *os.Root) (result 
 			c.cfg.Log.WithError(err).Warnf("a kept result is damaged: %s", at)
 			continue
 		}
-		other, err := differs(ctx, root, r.Inputs)
+		other, err := differs(ctx, root, r.Inputs, begun)
 		if err != nil {
 			return nil, "", err
 		}
@@ -142,10 +152,19 @@ func (c *Cache) Find(ctx context.Context, family string, root *os.Root) (result 
 	return nil, why, nil
 }
 
+// Made is a result, and how it came about.
+type Made struct {
+	Family  string
+	Looks   *Looks
+	Ignored []string  // names that do not count
+	Begun   time.Time // when the tree's own changes did; only for Looks.Dated
+	Result  *os.File
+}
+
 // Keep keeps a result, with what the command looked at as it was in the tree before: root must not have been changed by
-// the command. Names in ignored do not count. It does nothing where not everything was seen.
-func (c *Cache) Keep(ctx context.Context, family string, looks *Looks, root *os.Root, ignored []string, result *os.File) (err error) {
-	if !looks.Whole() {
+// the command. It does nothing where not everything was seen.
+func (c *Cache) Keep(ctx context.Context, root *os.Root, m Made) (err error) {
+	if !m.Looks.Whole() {
 		return nil
 	}
 	work, err := disk.NewWork(c.work())
@@ -158,10 +177,10 @@ func (c *Cache) Keep(ctx context.Context, family string, looks *Looks, root *os.
 		return broken(err)
 	}
 	r := record{}
-	if r.Inputs, err = states(ctx, root, looks, ignored); err != nil {
+	if r.Inputs, err = states(ctx, root, m); err != nil {
 		return err
 	}
-	info, err := result.Stat()
+	info, err := m.Result.Stat()
 	if err != nil {
 		return broken(err)
 	}
@@ -170,7 +189,7 @@ func (c *Cache) Keep(ctx context.Context, family string, looks *Looks, root *os.
 	if err != nil {
 		return broken(err)
 	}
-	_, err = io.Copy(out, io.NewSectionReader(result, 0, info.Size()))
+	_, err = io.Copy(out, io.NewSectionReader(m.Result, 0, info.Size()))
 	if err == nil {
 		r.SHA256, err = sumOf(out)
 	}
@@ -178,7 +197,7 @@ func (c *Cache) Keep(ctx context.Context, family string, looks *Looks, root *os.
 	if err := errors.Join(err, jsonErr, out.Close(), os.WriteFile(filepath.Join(made, recordFile), text, 0o644)); err != nil {
 		return broken(err)
 	}
-	dir := filepath.Join(c.cfg.Dir, resultsDir, family)
+	dir := filepath.Join(c.cfg.Dir, resultsDir, m.Family)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return broken(err)
 	}
@@ -186,6 +205,44 @@ func (c *Cache) Keep(ctx context.Context, family string, looks *Looks, root *os.
 		return broken(err)
 	}
 	return c.evict()
+}
+
+// Begin is called before a result is made. Where this process is making one of the family already it waits for that first: then
+// waited is true, and Find may have it now. ended must be called.
+func (c *Cache) Begin(ctx context.Context, family string) (waited bool, ended func(), err error) {
+	c.mu.Lock()
+	other := c.making[family]
+	if other == nil {
+		done := make(chan struct{})
+		c.making[family] = done
+		c.mu.Unlock()
+		return false, func() {
+			c.mu.Lock()
+			delete(c.making, family)
+			c.mu.Unlock()
+			close(done)
+		}, nil
+	}
+	c.mu.Unlock()
+	select {
+	case <-other:
+		return true, func() {}, nil
+	case <-ctx.Done():
+		return true, func() {}, ctx.Err()
+	}
+}
+
+// Missed notes that no result of the family could be used, and reports whether that was so before: keeping one costs time, which
+// is well spent only where other images may want it.
+func (c *Cache) Missed(family string) (again bool, err error) {
+	f, err := os.OpenFile(filepath.Join(c.cfg.Dir, missedDir, family), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, broken(err)
+	}
+	return false, broken(f.Close())
 }
 
 func sumOf(f *os.File) (string, error) {
@@ -248,6 +305,18 @@ func (c *Cache) evict() error {
 	}
 	slices.SortFunc(all, func(a, b kept) int { return b.used.Compare(a.used) })
 	oldest := c.cfg.Now().Add(-c.cfg.MaxAge)
+	missed, err := newest(filepath.Join(c.cfg.Dir, missedDir))
+	if err != nil {
+		return err
+	}
+	for _, m := range missed {
+		if m.used.After(oldest) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(m.dir, m.name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return broken(err)
+		}
+	}
 	for i, k := range all {
 		if i < c.cfg.Most && k.used.After(oldest) {
 			continue

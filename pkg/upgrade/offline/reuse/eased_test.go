@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kiln-cloud/kiln/pkg/sandbox"
 	"github.com/kiln-cloud/kiln/pkg/upgrade/offline/reuse"
@@ -121,11 +122,11 @@ func TestOnlyWhatCountsOfFoldersAndLibraries(t *testing.T) {
 	} {
 		t.Run(how, func(t *testing.T) {
 			kept := open(t, reuse.Config{Dir: t.TempDir()})
-			if err := kept.Keep(t.Context(), "family", c.looks, system(t, c.file), nil, result(t, "made")); err != nil {
+			if err := kept.Keep(t.Context(), system(t, c.file), reuse.Made{Family: "family", Looks: c.looks, Result: result(t, "made")}); err != nil {
 				t.Fatal(err)
 			}
 			for name, change := range changes {
-				got, why, err := kept.Find(t.Context(), "family", system(t, c.file, change))
+				got, why, err := kept.Find(t.Context(), "family", system(t, c.file, change), time.Time{})
 				if want := name == "nothing" || slices.Contains(c.hits, name); err != nil || (got != nil) != want {
 					t.Errorf("%s: found %v, want %v: %s %v", name, got != nil, want, why, err)
 				}
@@ -144,11 +145,11 @@ func TestRealLoaderCacheIsUnderstood(t *testing.T) {
 		t.Fatal(err)
 	}
 	kept := open(t, reuse.Config{Dir: t.TempDir()})
-	if err := kept.Keep(t.Context(), "family", watched(), system(t, file{"etc/ld.so.cache", text}), nil, result(t, "made")); err != nil {
+	if err := kept.Keep(t.Context(), system(t, file{"etc/ld.so.cache", text}), reuse.Made{Family: "family", Looks: watched(), Result: result(t, "made")}); err != nil {
 		t.Fatal(err)
 	}
 	// What stands behind the strings belongs to no name.
-	got, why, err := kept.Find(t.Context(), "family", system(t, file{"etc/ld.so.cache", append(text, 0)}))
+	got, why, err := kept.Find(t.Context(), "family", system(t, file{"etc/ld.so.cache", append(text, 0)}), time.Time{})
 	if got == nil || err != nil {
 		t.Fatal(why, err)
 	}

@@ -4,7 +4,7 @@
 // What it looked at comes from a trace (sandbox.Spec.Trace): content of what was read or run, names of what was listed,
 // targets of links, owner and mode of what was asked about, and that nothing is there where nothing was found. Times and
 // inode numbers are left out: they differ between any two images, and of what is kept only the times of the files in it
-// could depend on them. What is known to count only in part is in eased.go.
+// could depend on them; a command that reads times says so (Looks.Dated). What is known to count only in part is in eased.go.
 package reuse
 
 import (
@@ -21,6 +21,8 @@ import (
 type Looks struct {
 	// Reader tells the executable and the command line of a process that waits for See; nil: the kernel does.
 	Reader func(process int) (program string, args []string)
+	// Dated are folders in which the time of each name counts too. All folders that changed since Made.Begun have one time.
+	Dated []string
 
 	mu      sync.Mutex
 	seen    map[look]bool // value: the content too
@@ -96,5 +98,5 @@ func (l *Looks) sorted() []look {
 
 // below reports whether a path is one of the folders or is in one.
 func below(at string, folders []string) bool {
-	return slices.ContainsFunc(folders, func(f string) bool { return at == f || strings.HasPrefix(at, f+"/") })
+	return slices.ContainsFunc(folders, func(f string) bool { return at == f || strings.HasPrefix(at, strings.TrimSuffix(f, "/")+"/") })
 }

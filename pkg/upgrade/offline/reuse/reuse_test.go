@@ -80,7 +80,7 @@ func open(t *testing.T, cfg reuse.Config) *reuse.Cache {
 func TestOnlyEqualInputsGetTheResult(t *testing.T) {
 	c := open(t, reuse.Config{Dir: t.TempDir()})
 	family := reuse.Family("initrd", "6.1")
-	if err := c.Keep(t.Context(), family, looks(), image(t, nil), []string{"/boot/initrd"}, result(t, "made")); err != nil {
+	if err := c.Keep(t.Context(), image(t, nil), reuse.Made{Family: family, Looks: looks(), Ignored: []string{"/boot/initrd"}, Result: result(t, "made")}); err != nil {
 		t.Fatal(err)
 	}
 	write := func(name, text string, mode os.FileMode) func(string) {
@@ -118,7 +118,7 @@ func TestOnlyEqualInputsGetTheResult(t *testing.T) {
 		"links in a circle":        {func(d string) { os.RemoveAll(d + "/etc/conf"); os.Symlink("conf", d+"/etc/conf") }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, why, err := c.Find(t.Context(), family, image(t, c2.change))
+			got, why, err := c.Find(t.Context(), family, image(t, c2.change), time.Time{})
 			if err != nil || (got != nil) != c2.same || (why == "") != c2.same {
 				t.Fatalf("%v %q %v", got, why, err)
 			}
@@ -131,7 +131,7 @@ func TestOnlyEqualInputsGetTheResult(t *testing.T) {
 			}
 		})
 	}
-	if got, why, err := c.Find(t.Context(), reuse.Family("initrd", "6.2"), image(t, nil)); got != nil || why != "" || err != nil {
+	if got, why, err := c.Find(t.Context(), reuse.Family("initrd", "6.2"), image(t, nil), time.Time{}); got != nil || why != "" || err != nil {
 		t.Errorf("another family: %v %q %v", got, why, err)
 	}
 }
@@ -142,20 +142,20 @@ func TestWhatIsNotProvenIsNotKept(t *testing.T) {
 	family := reuse.Family("x")
 	unknown := looks()
 	unknown.See(sandbox.Access{Kind: sandbox.Unknown})
-	if err := c.Keep(t.Context(), family, unknown, image(t, nil), nil, result(t, "made")); err != nil {
+	if err := c.Keep(t.Context(), image(t, nil), reuse.Made{Family: family, Looks: unknown, Result: result(t, "made")}); err != nil {
 		t.Error(err)
 	}
 	rooted := looks()
 	rooted.See(sandbox.Access{Kind: sandbox.Read, Path: "/etc/hooks/x", Root: "/etc"})
-	if err := c.Keep(t.Context(), family, rooted, image(t, nil), nil, result(t, "made")); err == nil {
+	if err := c.Keep(t.Context(), image(t, nil), reuse.Made{Family: family, Looks: rooted, Result: result(t, "made")}); err == nil {
 		t.Error("a command in a root of the image was kept")
 	}
-	if got, _, _ := c.Find(t.Context(), family, image(t, nil)); got != nil {
+	if got, _, _ := c.Find(t.Context(), family, image(t, nil), time.Time{}); got != nil {
 		t.Error("it was kept")
 	}
 	// Damage on the disk.
 	for _, damage := range []string{"result", "record.json"} {
-		if err := c.Keep(t.Context(), family, looks(), image(t, nil), nil, result(t, "made")); err != nil {
+		if err := c.Keep(t.Context(), image(t, nil), reuse.Made{Family: family, Looks: looks(), Result: result(t, "made")}); err != nil {
 			t.Fatal(err)
 		}
 		files, err := filepath.Glob(filepath.Join(dir, "results", family, "*", damage))
@@ -167,7 +167,7 @@ func TestWhatIsNotProvenIsNotKept(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if got, _, err := c.Find(t.Context(), family, image(t, nil)); got != nil || err != nil {
+		if got, _, err := c.Find(t.Context(), family, image(t, nil), time.Time{}); got != nil || err != nil {
 			t.Errorf("damaged %s: %v %v", damage, got, err)
 		}
 	}
@@ -178,7 +178,7 @@ func TestCacheIsBounded(t *testing.T) {
 	dir := t.TempDir()
 	c := open(t, reuse.Config{Dir: dir, Most: 3, MaxAge: time.Hour, Now: func() time.Time { return now }})
 	for _, f := range []string{"a", "b", "c", "d", "e"} {
-		if err := c.Keep(t.Context(), reuse.Family(f), looks(), image(t, nil), nil, result(t, strings.Repeat(f, 10))); err != nil {
+		if err := c.Keep(t.Context(), image(t, nil), reuse.Made{Family: reuse.Family(f), Looks: looks(), Result: result(t, strings.Repeat(f, 10))}); err != nil {
 			t.Fatal(err)
 		}
 	}

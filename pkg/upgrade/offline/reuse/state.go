@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,6 +27,7 @@ const CodeReuse = "kiln.upgrade.reuse"
 type input struct {
 	look
 	Content bool     `json:"c,omitempty"`
+	Dated   bool     `json:"t,omitempty"` // the time of its content too
 	Only    []string `json:"o,omitempty"` // what counts of the content: patterns of names in a folder, or names of libraries
 	State   string   `json:"s"`
 }
@@ -36,7 +38,8 @@ const absent = "absent"
 const maxInput = 1 << 30
 
 // states finds out how the looks are in a tree. Names below what is not there are left out: they cannot be there.
-func states(ctx context.Context, root *os.Root, l *Looks, ignored []string) ([]input, error) {
+func states(ctx context.Context, root *os.Root, m Made) ([]input, error) {
+	l := m.Looks
 	var inputs []input
 	dir, err := root.Open(".")
 	if err != nil {
@@ -44,19 +47,19 @@ func states(ctx context.Context, root *os.Root, l *Looks, ignored []string) ([]i
 	}
 	defer dir.Close() //nolint:errcheck // read only
 	for _, at := range l.sorted() {
-		if !below(at.Path, ignored) {
-			inputs = append(inputs, input{look: at, Content: l.seen[at]})
+		if !below(at.Path, m.Ignored) {
+			inputs = append(inputs, input{look: at, Content: l.seen[at], Dated: below(at.Path, l.Dated)})
 		}
 	}
 	l.ease(int(dir.Fd()), inputs)
 	for at := range l.roots {
 		// In a root that the command made itself there is nothing of the image. In another one, names have other meanings.
-		if was, err := state(int(dir.Fd()), input{look: at}); err != nil || was != absent {
+		if was, err := state(int(dir.Fd()), input{look: at}, m.Begun); err != nil || was != absent {
 			return nil, errs.New(errs.Invalid, CodeReuse, "the command changed its root to %s of the image: what it looked at there is not known", at.Path)
 		}
 	}
 	err = each(ctx, inputs, func(in *input) (err error) {
-		in.State, err = state(int(dir.Fd()), *in)
+		in.State, err = state(int(dir.Fd()), *in, m.Begun)
 		return err
 	})
 	if err != nil {
@@ -79,14 +82,14 @@ func states(ctx context.Context, root *os.Root, l *Looks, ignored []string) ([]i
 }
 
 // differs finds an input whose state is another one in this tree, or "".
-func differs(ctx context.Context, root *os.Root, inputs []input) (string, error) {
+func differs(ctx context.Context, root *os.Root, inputs []input, begun time.Time) (string, error) {
 	dir, err := root.Open(".")
 	if err != nil {
 		return "", unreadable(err, "/")
 	}
 	defer dir.Close() //nolint:errcheck // read only
 	err = each(ctx, inputs, func(in *input) error {
-		now, err := state(int(dir.Fd()), *in)
+		now, err := state(int(dir.Fd()), *in, begun)
 		if err == nil && now != in.State {
 			return otherError(fmt.Sprintf("%s was %.80q and is %.80q", in.Path, in.State, now))
 		}
@@ -125,7 +128,7 @@ func each(ctx context.Context, inputs []input, f func(*input) error) error {
 const inImage = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV
 
 // state tells how a name is below a root. Links are resolved as the kernel does for a process with that root.
-func state(root int, in input) (string, error) {
+func state(root int, in input, begun time.Time) (string, error) {
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: inImage}
 	if !in.Follow {
 		how.Flags |= unix.O_NOFOLLOW
@@ -143,6 +146,9 @@ func state(root int, in input) (string, error) {
 		return "", unreadable(err, in.Path)
 	}
 	text := fmt.Sprintf("%o %d:%d", st.Mode, st.Uid, st.Gid)
+	if in.Dated {
+		text += " " + dated(&st, begun)
+	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFLNK:
 		target := make([]byte, unix.PathMax)
@@ -170,6 +176,14 @@ func state(root int, in input) (string, error) {
 		}
 	}
 	return text, nil
+}
+
+// dated is the time of a name. What replaces files gives their folder the time of the day: any such time means the same.
+func dated(st *unix.Stat_t, begun time.Time) string {
+	if at := time.Unix(st.Mtim.Unix()); st.Mode&unix.S_IFMT != unix.S_IFDIR || at.Before(begun) {
+		return at.UTC().Format(time.RFC3339Nano)
+	}
+	return "now"
 }
 
 // open asks again where a rename elsewhere in the tree made the kernel give up.
