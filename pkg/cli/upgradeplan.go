@@ -189,7 +189,7 @@ func (a *app) writeTotals(plans []upgrade.Plan) error {
 	shared := 0
 	batches := upgrade.Batches(plans)
 	for _, b := range batches {
-		shared += len(b.Share) * (len(b.ImageIDs) - 1)
+		shared += b.Saved()
 	}
 	_, err := fmt.Fprintf(a.out, "images: %d; changes: %d; CVEs closed: %d; %s to fetch once; new kernels: %d; held: %d; need a running system: %d; images refused: %d\n"+
 		"batches: %d; %d of %d changes need not be made by the package manager again\n",

@@ -13,8 +13,56 @@ import (
 type Batch struct {
 	Release      string       `json:"release"`
 	Architecture string       `json:"architecture"`
-	Share        []PackageRef `json:"share"`     // every image's plan has them; sorted; empty where there is one image
-	ImageIDs     []string     `json:"image_ids"` // sorted
+	Share        []PackageRef `json:"share"`           // every image's plan has them; sorted; empty where there is one image
+	ImageIDs     []string     `json:"image_ids"`       // sorted
+	Parts        []Batch      `json:"parts,omitempty"` // of its images, that share more of what is left then; each image is in one at most
+}
+
+// Shares are what an image has in common with others: with all of the batch, then with fewer and fewer. Each is closed when those
+// before it are done.
+func (b Batch) Shares(imageID string) [][]PackageRef {
+	if len(b.Share) == 0 || !slices.Contains(b.ImageIDs, imageID) {
+		return nil
+	}
+	out := [][]PackageRef{b.Share}
+	for _, part := range b.Parts {
+		out = append(out, part.Shares(imageID)...)
+	}
+	return out
+}
+
+// Saved counts the changes that need not be made by the package manager again.
+func (b Batch) Saved() int {
+	n := len(b.Share) * (len(b.ImageIDs) - 1)
+	for _, part := range b.Parts {
+		n += part.Saved()
+	}
+	return n
+}
+
+// partWorth is what a part must save, in changes of further images than two. The package manager has to be called once more to record a
+// part, which takes as long as some ten changes, and watching doubles the time of each.
+const partWorth = 20
+
+// part finds what images of the batch share beside what all of them do.
+func (b *Batch) part(plans map[string]Plan) {
+	if len(b.Share) == 0 {
+		return
+	}
+	left := make([]Plan, 0, len(b.ImageIDs))
+	for _, id := range b.ImageIDs {
+		p := plans[id]
+		p.Changes = slices.DeleteFunc(slices.Clone(p.Changes), func(c PlannedChange) bool {
+			_, done := slices.BinarySearchFunc(b.Share, c.PackageRef, ComparePackageRefs)
+			return done
+		})
+		left = append(left, p)
+	}
+	for _, part := range Batches(left) {
+		if (len(part.ImageIDs)-2)*len(part.Share) >= partWorth {
+			b.Parts = append(b.Parts, part)
+		}
+	}
 }
 
 // Batches puts every plan that changes something into one batch. What the batches save is large: the sum of what each
@@ -28,6 +76,13 @@ func Batches(plans []Plan) []Batch {
 	var out []Batch
 	for _, p := range pools(plans) {
 		out = append(out, p.batches()...)
+	}
+	byID := make(map[string]Plan, len(plans))
+	for _, p := range plans {
+		byID[p.ImageID] = p
+	}
+	for i := range out {
+		out[i].part(byID)
 	}
 	slices.SortFunc(out, func(a, b Batch) int { return strings.Compare(a.ImageIDs[0], b.ImageIDs[0]) })
 	return out

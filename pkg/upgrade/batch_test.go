@@ -76,6 +76,40 @@ func TestImagesShareWhatAllOfThemHave(t *testing.T) {
 	}
 }
 
+// TestPartsShareWhatNotAllHave: what most images of a batch have beside the rest is a part of it, if many enough have it.
+func TestPartsShareWhatNotAllHave(t *testing.T) {
+	libc, mod := change("libc6 1 2"), change("mod-php 1 2", "php-1")
+	libc.Bytes = 40 << 20
+	var php []upgrade.PlannedChange
+	for i := range 6 {
+		php = append(php, change(fmt.Sprintf("php-%d 1 2", i), "libc6", "php-0"))
+	}
+	php[1].Needs = append(php[1].Needs, "mod-php:amd64") // where there is one
+	var plans []upgrade.Plan
+	for i := range 6 {
+		plans = append(plans, plan(fmt.Sprintf("i%d", i), append([]upgrade.PlannedChange{libc, change(fmt.Sprintf("own-%d 1 2", i))}, php...)...))
+	}
+	plans = append(plans, plan("apache", append([]upgrade.PlannedChange{libc, mod}, php...)...), plan("bare", libc), plan("bare2", libc))
+	bs := upgrade.Batches(plans)
+	if len(bs) != 1 || len(bs[0].Parts) != 1 {
+		t.Fatalf("%+v", bs)
+	}
+	if diff := cmp.Diff([]string{"apache bare bare2 i0 i1 i2 i3 i4 i5: libc6"}, shared(bs)); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"i0 i1 i2 i3 i4 i5: php-0 php-1 php-2 php-3 php-4 php-5"}, shared(bs[0].Parts)); diff != "" {
+		t.Error(diff)
+	}
+	if got := bs[0].Saved(); got != 8+6*5 {
+		t.Errorf("%d changes saved", got)
+	}
+	for id, want := range map[string]int{"i3": 2, "apache": 1, "bare": 1, "another": 0} {
+		if got := bs[0].Shares(id); len(got) != want {
+			t.Errorf("%s: %v", id, got)
+		}
+	}
+}
+
 // savedByEqual is what one batch for each set of equal plans would save.
 func savedByEqual(plans []upgrade.Plan) int64 {
 	seen := map[string]bool{}
@@ -140,6 +174,9 @@ func TestBatchesKeepTheirPromises(t *testing.T) {
 					t.Fatalf("%s of %s is in a batch of %s", id, p.Release, b.Release)
 				}
 				closed(t, p, b.Share)
+				for i, shares := 0, b.Shares(id); i < len(shares); i++ {
+					closed(t, p, slices.Concat(shares[:i+1]...))
+				}
 			}
 			if len(b.ImageIDs) == 1 && len(b.Share) > 0 {
 				t.Fatalf("%v shares with nobody", b)

@@ -11,8 +11,8 @@ import (
 
 // JobPayload is the input of a job.Upgrade.
 type JobPayload struct {
-	UpgradeID string       `json:"upgrade_id"`
-	Share     []PackageRef `json:"share,omitempty"` // Request.Share
+	UpgradeID string         `json:"upgrade_id"`
+	Shares    [][]PackageRef `json:"shares,omitempty"` // Request.Shares
 }
 
 // NeedTestBoot is the label of workers that can boot what they made.
@@ -22,7 +22,7 @@ const NeedTestBoot = "test_boot"
 type Wish struct {
 	Policy     Policy
 	CampaignID string
-	Share      []PackageRef
+	Shares     [][]PackageRef // Request.Shares
 }
 
 // CodeOpen is the code of the refusal of a second upgrade of one version.
@@ -62,7 +62,7 @@ func (s *Service) Request(ctx context.Context, by job.By, v catalog.Version, w W
 		}
 		if _, err := s.Start(ctx, by, job.Draft{
 			ID: u.JobID, Kind: job.Upgrade, Queue: job.WorkerQueue, Needs: needs, ProjectID: u.ProjectID,
-			Resource: "upgrades/" + u.ID, Payload: JobPayload{UpgradeID: u.ID, Share: w.Share},
+			Resource: "upgrades/" + u.ID, Payload: JobPayload{UpgradeID: u.ID, Shares: w.Shares},
 		}); err != nil {
 			return err
 		}

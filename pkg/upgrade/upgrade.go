@@ -99,10 +99,10 @@ type Request struct {
 	Output         string       // path of the new image; to be uploaded: nobody waits until it is on stable storage
 	OutputFormat   string       // "qcow2" or "raw"
 	Policy         Policy
-	// Share are changes that other images of the batch get too, closed under their dependencies. The first image whose
-	// upgrade has them all is recorded while the package manager makes them; the next ones get the record where every
-	// input of it is proven equal. Empty: the package manager does everything.
-	Share    []PackageRef
+	// Shares are changes that other images of the batch get too (Batch.Shares), each closed under its dependencies when those
+	// before it are made. The first image whose upgrade has them all is recorded while the package manager makes them; the next
+	// ones get the record where every input of it is proven equal. Empty: the package manager does everything.
+	Shares   [][]PackageRef
 	Log      io.Writer
 	Progress func(step string, done, total int64, unit string)
 }

@@ -123,7 +123,7 @@ func (h *upgradeHandler) construct(ctx context.Context, r *job.Run, u *upgrade.U
 	suites, repositories := h.sources(before)
 	made, err := h.Upgrader.Upgrade(ctx, upgrade.Request{
 		Original: path, OriginalFormat: original.DiskFormat, Suites: suites, Repositories: repositories,
-		WorkDir: dir, Output: out, OutputFormat: original.DiskFormat, Policy: u.Policy, Share: payload.Share, Log: r, Progress: r.Progress,
+		WorkDir: dir, Output: out, OutputFormat: original.DiskFormat, Policy: u.Policy, Shares: payload.Shares, Log: r, Progress: r.Progress,
 	})
 	if err != nil {
 		return nil, disk.NoSpace(err, "the worker's disk")

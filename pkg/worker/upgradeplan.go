@@ -231,7 +231,7 @@ func sumOf(plans []upgrade.Plan) Planned {
 	}
 	for _, b := range upgrade.Batches(plans) {
 		sum.Batches++
-		sum.ToReplay += len(b.Share) * (len(b.ImageIDs) - 1)
+		sum.ToReplay += b.Saved()
 	}
 	slices.Sort(sum.ImageIDs)
 	return sum

@@ -299,7 +299,7 @@ func TestBatches(t *testing.T) {
 				f.ok(err)
 				var p upgrade.JobPayload
 				f.ok(j.Decode(&p))
-				out[u.FromImageID] = len(p.Share)
+				out[u.FromImageID] = len(slices.Concat(p.Shares...))
 			}
 			return out
 		}

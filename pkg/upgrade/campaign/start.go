@@ -171,7 +171,7 @@ func (t *turn) one(ctx context.Context, i *Item) (started bool, err error) {
 	i.Family, i.Version = v.Family, v.Name
 	w := upgrade.Wish{Policy: t.c.Policy, CampaignID: t.c.ID}
 	if i.Batch > 0 && i.Batch <= len(t.c.Batches) {
-		w.Share = t.c.Batches[i.Batch-1].Share
+		w.Shares = t.c.Batches[i.Batch-1].Shares(i.ImageID)
 	}
 	u, err := t.Upgrade.Request(ctx, by(*t.c), v, w)
 	switch {

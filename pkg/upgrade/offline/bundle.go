@@ -154,7 +154,7 @@ func putBundled(root *os.Root, h *tar.Header, content io.Reader) error {
 
 // fileMode is the mode of a header with its high bits.
 func fileMode(h *tar.Header) fs.FileMode {
-	mode := fs.FileMode(h.Mode & 0o777) //nolint:gosec // nine bits
+	mode := fs.FileMode(h.Mode & 0o777)
 	for bit, is := range map[int64]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
 		if h.Mode&bit != 0 {
 			mode |= is

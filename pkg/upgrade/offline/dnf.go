@@ -66,7 +66,7 @@ func rpmSystem(req upgrade.Request, facts *catalog.Facts) error {
 // upgradeRPM does what needs the mounted copy.
 func (r *run) upgradeRPM(ctx context.Context) error {
 	d := &dnf{run: r}
-	if len(r.req.Share) > 0 {
+	if len(r.req.Shares) > 0 {
 		r.report.Record = "changes of rpm packages are not shared: dnf does everything"
 	}
 	if err := r.inRoot(d.look); err != nil {

@@ -96,7 +96,8 @@ type run struct {
 	session *disk.Session
 	mount   *disk.Mount
 	before  []deb.Package
-	shared  *sharing
+	shared  *sharing             // the one that is being made
+	shares  int                  // of those of the request that are made
 	made    []upgrade.PackageRef // changes of the plan that came from a record or went into one
 	touched bool                 // by a record, or by the recording: a failure may come from that
 	pinned  []deb.Package        // packages that must stay as they are; without a version: must not come
@@ -123,7 +124,7 @@ func (e *Executor) Upgrade(ctx context.Context, req upgrade.Request) (upgrade.Re
 		e.cfg.Log.WithError(err).Warn("an upgrade with shared changes failed: it begins again without them")
 		fetched := r.proxy
 		alone := req
-		alone.Share = nil
+		alone.Shares = nil
 		r = e.newRun(alone)
 		r.proxy = fetched
 		r.report.Record = "failed with the shared changes: " + err.Error()

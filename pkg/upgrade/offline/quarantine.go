@@ -67,9 +67,12 @@ func (r *run) planQuarantine(root *os.Root, full plan) error {
 		}
 	}
 	r.plan.nothing, r.plan.grows = false, max(r.plan.grows, full.grows)
-	r.req.Share = slices.DeleteFunc(slices.Clone(r.req.Share), func(ref upgrade.PackageRef) bool {
-		return slices.ContainsFunc(q.packages, func(p deb.Package) bool { return p.Name == ref.Name && p.Architecture == ref.Architecture })
-	})
+	r.req.Shares = slices.Clone(r.req.Shares)
+	for i, share := range r.req.Shares {
+		r.req.Shares[i] = slices.DeleteFunc(slices.Clone(share), func(ref upgrade.PackageRef) bool {
+			return slices.ContainsFunc(q.packages, func(p deb.Package) bool { return p.Name == ref.Name && p.Architecture == ref.Architecture })
+		})
+	}
 	r.boot = q
 	return nil
 }

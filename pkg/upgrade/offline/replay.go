@@ -49,16 +49,18 @@ type sharing struct {
 	*run
 	tree  *record.Tree
 	share []upgrade.PackageRef
+	first bool // of the request: Report.Record tells of it
 	rest  bool // left of the plan
 	key   string
 	lock  io.Closer // while this image may be recorded
 	why   string    // the records that there are do not fit
 }
 
-// replayShare makes the changes that this image shares with others of its batch where a record of them is proven to fit.
+// replayShare makes the changes that this image shares with others of its batch where records of them are proven to fit.
 // Where there is none, this image is to be recorded. Where neither can be, Report.Record says why.
 func (r *run) replayShare(ctx context.Context, root *os.Root) error {
-	if len(r.req.Share) == 0 || r.cfg.Caches.Records == nil {
+	r.req.Shares = slices.DeleteFunc(slices.Clone(r.req.Shares), func(s []upgrade.PackageRef) bool { return len(s) == 0 })
+	if len(r.req.Shares) == 0 || r.cfg.Caches.Records == nil {
 		return nil
 	}
 	if r.report.Record = r.shareMissing(); r.report.Record != "" {
@@ -68,9 +70,20 @@ func (r *run) replayShare(ctx context.Context, root *os.Root) error {
 	if err != nil {
 		return cannotRead(err, ".")
 	}
-	r.shared = &sharing{run: r, tree: tree, share: r.req.Share, key: r.recordKey(r.req.Share)}
-	if err := r.shared.alone(r.shared.find(ctx)); err != nil || r.report.Record != replayed {
-		return err
+	return r.nextShares(ctx, tree)
+}
+
+// nextShares replays one share after the other, up to one that is to be recorded or left to the package manager: those after it
+// are closed only when it is made. What is left of the plan in the end is shared with images that have an equal plan.
+func (r *run) nextShares(ctx context.Context, tree *record.Tree) error {
+	for r.shares < len(r.req.Shares) {
+		share := r.req.Shares[r.shares]
+		r.shared = &sharing{run: r, tree: tree, share: share, first: r.shares == 0, key: r.recordKey(share)}
+		made := len(r.made)
+		if err := r.shared.alone(r.shared.find(ctx)); err != nil || len(r.made) == made {
+			return err
+		}
+		r.shares++
 	}
 	rest := r.restOfPlan()
 	if len(rest) == 0 {
@@ -106,17 +119,27 @@ func (r *run) refOf(p deb.Package) upgrade.PackageRef {
 
 // recordShare lets the package manager make the shared changes and records them, if replayShare left that to it.
 func (r *run) recordShare(ctx context.Context) error {
-	if r.shared == nil || r.shared.lock == nil {
-		return nil
+	for r.shared != nil && r.shared.lock != nil {
+		s, made := r.shared, len(r.made)
+		if err := s.alone(s.record(ctx)); err != nil || len(r.made) == made || s.rest {
+			return err
+		}
+		r.shares++
+		if err := r.nextShares(ctx, s.tree); err != nil {
+			return err
+		}
 	}
-	return r.shared.alone(r.shared.record(ctx))
+	return nil
 }
 
 // alone takes a failure, before it changed anything, for a reason to go on without what is shared.
 func (s *sharing) alone(err error) error {
 	if err != nil && !s.touched && !errs.Is(err, errs.Cancelled) && !errs.Is(err, errs.Timeout) {
 		s.cfg.Log.WithError(err).Warn("an upgrade is neither recorded nor replayed")
-		s.report.Record, err = err.Error(), s.unlock()
+		if s.first {
+			s.report.Record = err.Error()
+		}
+		err = s.unlock()
 	}
 	return err
 }
@@ -140,7 +163,7 @@ func (r *run) endSharing() error {
 
 // shareMissing says what of the share is not in the plan of this image; "" where all is.
 func (r *run) shareMissing() string {
-	for _, ref := range r.req.Share {
+	for _, ref := range slices.Concat(r.req.Shares...) {
 		if !slices.ContainsFunc(r.plan.packages, func(p deb.Package) bool { return r.refOf(p) == ref }) {
 			return fmt.Sprintf("the plan of this image has not the shared change of %s from %q to %q", ref.Name, ref.From, ref.To)
 		}
@@ -210,7 +233,7 @@ func (s *sharing) leave(why string) {
 	if why != "" {
 		s.tell("No record of the shared changes is used: %s.", why)
 	}
-	if !s.rest {
+	if s.first {
 		s.report.Record = why
 	}
 }
@@ -231,7 +254,10 @@ func (s *sharing) replay(ctx context.Context, kept *record.Kept) error {
 		return err
 	}
 	s.tell("The shared changes came from a record: %d files.", files)
-	s.report.Record, s.report.Replayed, s.made = replayed, s.report.Replayed+files, append(s.made, s.share...)
+	s.report.Replayed, s.made = s.report.Replayed+files, append(s.made, s.share...)
+	if s.first {
+		s.report.Record = replayed
+	}
 	return nil
 }
 
@@ -260,7 +286,7 @@ func (s *sharing) record(ctx context.Context) error {
 	if rec == nil || err != nil {
 		return errors.Join(err, draft.Discard(), s.unlock())
 	}
-	if !s.rest {
+	if s.first {
 		s.report.Record = recorded
 	}
 	return errors.Join(draft.Keep(rec), s.unlock())

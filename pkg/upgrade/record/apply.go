@@ -3,8 +3,6 @@ package record
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"io"
 	"os"
@@ -12,10 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
-
-	"github.com/kiln-cloud/kiln/pkg/errs"
 )
 
 // CodeDamaged is the code of a record whose content is not what was recorded. The image that it was being applied to
@@ -25,13 +20,16 @@ const CodeDamaged = "kiln.upgrade.record_damaged"
 // Apply makes the recorded changes to an image that Fits. dpkg must be run afterwards: triggers are pending. After an
 // error the image is in between and must be thrown away. It gives the number of files that came from the record.
 func (rec *Record) Apply(ctx context.Context, t *Tree, pack io.ReaderAt) (files int, err error) {
-	a := &applier{rec: rec, tree: t, pack: pack}
+	return (&applier{rec: rec, tree: t, pack: pack}).apply(ctx)
+}
+
+func (a *applier) apply(ctx context.Context) (files int, err error) {
 	for _, step := range []func(context.Context) error{a.remove, a.folders, a.write, a.link, a.removeFolders, a.merge, a.interests, a.activate, a.log} {
 		if err := step(ctx); err != nil {
 			return 0, err
 		}
 	}
-	for _, e := range rec.Entries {
+	for _, e := range a.rec.Entries {
 		if e.After.Type != TypeDir {
 			files++
 		}
@@ -43,6 +41,8 @@ type applier struct {
 	rec  *Record
 	tree *Tree
 	pack io.ReaderAt
+
+	checked int // descriptor of a pack that is known to be as recorded; 0 where it is not
 }
 
 // in calls f with the folder of each run of entries that are in one folder.
@@ -139,98 +139,6 @@ func dress(dir int, base string, s State) error {
 		}
 	}
 	return nil
-}
-
-// write makes the files with content, several at a time.
-func (a *applier) write(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(workers())
-	entries := a.rec.Entries
-	for start := 0; start < len(entries); {
-		end, dir := start+1, path.Dir(entries[start].Name)
-		for end < len(entries) && end-start < 256 && path.Dir(entries[end].Name) == dir {
-			end++
-		}
-		part := &applier{rec: &Record{Entries: entries[start:end]}, tree: a.tree, pack: a.pack}
-		start = end
-		group.Go(func() error {
-			buf := make([]byte, 256<<10)
-			return part.in(ctx, Entry.written, func(dir int, base string, e Entry) error {
-				return part.file(dir, base, e, buf)
-			})
-		})
-	}
-	return group.Wait()
-}
-
-// emptied gives the file that is there, empty and without attributes, or a new one. A new one is slow where many others have just
-// been removed: ext4 without a journal looks at each of those before it takes a number (recently_deleted in fs/ext4/ialloc.c).
-func emptied(dir int, base string) (int, error) {
-	fd, err := unix.Openat(dir, base, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err == nil {
-		var st unix.Stat_t
-		err = unix.Fstat(fd, &st)
-		if err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink == 1 {
-			err = errors.Join(unix.Ftruncate(fd, 0), stripped(fd), touched(dir))
-			if err == nil {
-				return fd, nil
-			}
-		}
-		unix.Close(fd) //nolint:errcheck // another one is made
-	}
-	if err := unlinked(dir, base); err != nil {
-		return -1, err
-	}
-	return unix.Openat(dir, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-}
-
-// touched gives a folder the time that it has when a name in it is replaced: mandb(8) and others look for what is new only in
-// folders that changed.
-func touched(dir int) error {
-	return unix.UtimesNanoAt(dir, ".", []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Nsec: unix.UTIME_NOW}}, 0)
-}
-
-// stripped takes the attributes of a file away.
-func stripped(fd int) error {
-	var names [4096]byte
-	n, err := unix.Flistxattr(fd, names[:])
-	if n <= 0 || errors.Is(err, unix.ENOTSUP) {
-		return nil
-	}
-	for name := range attributes(names[:n]) {
-		err = errors.Join(err, unix.Fremovexattr(fd, name))
-	}
-	return err
-}
-
-// file writes one file and holds what it writes against its hash.
-func (a *applier) file(dir int, base string, e Entry, buf []byte) error {
-	fd, err := emptied(dir, base)
-	if err != nil {
-		return err
-	}
-	out := os.NewFile(uintptr(fd), e.Name)
-	h := sha256.New()
-	_, err = io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(h, out)}, struct{ io.Reader }{io.NewSectionReader(a.pack, e.Offset, e.After.Size)}, buf)
-	if err == nil && hex.EncodeToString(h.Sum(nil)) != e.After.Hash {
-		err = errs.New(errs.Internal, CodeDamaged, "the record of the batch is damaged at /%s", e.Name)
-	}
-	if err := errors.Join(err, out.Close()); err != nil {
-		return err
-	}
-	if err := dress(dir, base, e.After); err != nil {
-		return err
-	}
-	return timed(dir, base, e)
-}
-
-// timed gives a file or link its package's time.
-func timed(dir int, base string, e Entry) error {
-	if e.Modified == 0 {
-		return nil
-	}
-	ts := unix.NsecToTimespec(e.Modified)
-	return unix.UtimesNanoAt(dir, base, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
 }
 
 // link makes symbolic links, and further names of files.

@@ -77,7 +77,7 @@ func (f *finisher) findStatus(context.Context) error {
 		if words := strings.Fields(fieldOf(c.After, "Status")); words[1] != "ok" {
 			return no("%s is %s", c.Key, strings.Join(words, " "))
 		}
-		c.After = settled(c.After)
+		c.Before, c.After = settled(c.Before), settled(c.After) // a record that was applied leaves no trigger pending in the status
 		f.rec.Status = append(f.rec.Status, c)
 	}
 	for name := range f.queried {

@@ -2,7 +2,6 @@ package record
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -14,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -48,6 +48,9 @@ type Store struct {
 	Bytes int64         // of all records; default DefaultBytes
 	Age   time.Duration // since its last use; default DefaultAge
 	Now   func() time.Time
+
+	mu     sync.Mutex
+	loaded []*loaded // last used first
 }
 
 func (s *Store) now() time.Time {
@@ -67,19 +70,36 @@ func storeError(err error) error {
 // Kept is a record that is open. Close it.
 type Kept struct {
 	*Record
-	pack *os.File
-	dir  string
+	pack  *os.File
+	dir   string
+	store *Store
 }
 
 // Close lets the record go; Drop also removes it, because it is damaged.
 func (k *Kept) Close() error { return k.pack.Close() }
 
 // Drop removes the record.
-func (k *Kept) Drop() error { return errors.Join(k.pack.Close(), storeError(os.RemoveAll(k.dir))) }
+func (k *Kept) Drop() error {
+	k.store.forget(k.dir)
+	return errors.Join(k.pack.Close(), storeError(os.RemoveAll(k.dir)))
+}
 
-// Apply is Record.Apply with the record's own pack.
+// Apply is Record.Apply with the record's own pack. Its content is held against the hashes the first time: not again while the
+// file stays as it is.
 func (k *Kept) Apply(ctx context.Context, t *Tree) (int, error) {
-	return k.Record.Apply(ctx, t, k.pack)
+	id, err := idOf(k.pack)
+	if err != nil {
+		return 0, storeError(err)
+	}
+	a := &applier{rec: k.Record, tree: t, pack: k.pack}
+	if k.store.checked(k.dir) == id {
+		a.checked = int(k.pack.Fd())
+	}
+	n, err := a.apply(ctx)
+	if err == nil {
+		k.store.setChecked(k.dir, id)
+	}
+	return n, err
 }
 
 // Find gives the first record of a key that fits the tree. Where none does it is nil, and why says so of the last one;
@@ -150,18 +170,11 @@ func (s *Store) names(key string) ([]string, error) {
 
 func (s *Store) open(name string) (*Kept, error) {
 	dir := filepath.Join(s.Dir, name)
-	text, err := os.ReadFile(filepath.Join(dir, "record.json"))
+	rec, err := s.load(dir)
 	if err != nil {
 		return nil, err
 	}
-	sum, body, _ := bytes.Cut(text, []byte("\n"))
-	if got := sha256.Sum256(body); string(sum) != hex.EncodeToString(got[:]) {
-		return nil, errs.New(errs.Internal, CodeDamaged, "a record of the batch is damaged")
-	}
-	k := &Kept{Record: &Record{}, dir: dir}
-	if err := json.Unmarshal(body, k.Record); err != nil {
-		return nil, err
-	}
+	k := &Kept{Record: rec, dir: dir, store: s}
 	k.pack, err = os.Open(filepath.Join(dir, "pack"))
 	return k, err
 }

@@ -47,7 +47,7 @@ func (b *bench) worker() (*worker, error) {
 }
 
 // kiln upgrades one image, and removes the result.
-func (b *worker) kiln(ctx context.Context, original string, share []upgrade.PackageRef) (outcome, upgrade.Report, error) {
+func (b *worker) kiln(ctx context.Context, original string, shares [][]upgrade.PackageRef) (outcome, upgrade.Report, error) {
 	work, err := os.MkdirTemp(b.dir, "kiln-*")
 	if err != nil {
 		return outcome{}, upgrade.Report{}, err
@@ -56,7 +56,7 @@ func (b *worker) kiln(ctx context.Context, original string, share []upgrade.Pack
 	begin := time.Now()
 	report, err := b.upgrader.Upgrade(ctx, upgrade.Request{
 		Original: original, OriginalFormat: disk.Qcow2, Suites: b.suites, WorkDir: work,
-		Output: filepath.Join(work, "out.qcow2"), OutputFormat: disk.Qcow2, Share: share, Log: b.log,
+		Output: filepath.Join(work, "out.qcow2"), OutputFormat: disk.Qcow2, Shares: shares, Log: b.log,
 	})
 	if err != nil {
 		return outcome{}, report, err
@@ -176,7 +176,7 @@ func (b *bench) batch(ctx context.Context, n int, lay func(ctx context.Context, 
 }
 
 // plans answers what each image shares with others of its batch.
-func (b *worker) plans(ctx context.Context, images []string) ([][]upgrade.PackageRef, []upgrade.Plan, error) {
+func (b *worker) plans(ctx context.Context, images []string) ([][][]upgrade.PackageRef, []upgrade.Plan, error) {
 	planner, err := solve.New(solve.Config{Dir: filepath.Join(b.dir, "lists"), Proxy: b.proxy})
 	if err != nil {
 		return nil, nil, err
@@ -200,14 +200,14 @@ func (b *worker) plans(ctx context.Context, images []string) ([][]upgrade.Packag
 	if err != nil {
 		return nil, nil, err
 	}
-	shares := make([][]upgrade.PackageRef, len(images))
+	shares := make([][][]upgrade.PackageRef, len(images))
 	for _, batch := range upgrade.Batches(plans) {
 		for _, id := range batch.ImageIDs {
 			i, err := strconv.Atoi(id)
 			if err != nil {
 				return nil, nil, err
 			}
-			shares[i] = batch.Share
+			shares[i] = batch.Shares(id)
 		}
 	}
 	return shares, plans, planner.Close()
