@@ -15,11 +15,11 @@ type Batch struct {
 	Architecture string       `json:"architecture"`
 	Share        []PackageRef `json:"share"`           // every image's plan has them; sorted; empty where there is one image
 	ImageIDs     []string     `json:"image_ids"`       // sorted
-	Parts        []Batch      `json:"parts,omitempty"` // of its images, that share more of what is left then; each image is in one at most
+	Parts        []Batch      `json:"parts,omitempty"` // what not all of its images have, but many
 }
 
-// Shares are what an image has in common with others: with all of the batch, then with fewer and fewer. Each is closed when those
-// before it are done.
+// Shares are what an image has in common with others: with all of the batch, then with a part of it. Each is closed when the first
+// one is done.
 func (b Batch) Shares(imageID string) [][]PackageRef {
 	if len(b.Share) == 0 || !slices.Contains(b.ImageIDs, imageID) {
 		return nil
@@ -40,38 +40,13 @@ func (b Batch) Saved() int {
 	return n
 }
 
-// partWorth is what a part must save, in changes of further images than two. The package manager has to be called once more to record a
-// part, which takes as long as some ten changes, and watching doubles the time of each.
-const partWorth = 20
-
-// part finds what images of the batch share beside what all of them do.
-func (b *Batch) part(plans map[string]Plan) {
-	if len(b.Share) == 0 {
-		return
-	}
-	left := make([]Plan, 0, len(b.ImageIDs))
-	for _, id := range b.ImageIDs {
-		p := plans[id]
-		p.Changes = slices.DeleteFunc(slices.Clone(p.Changes), func(c PlannedChange) bool {
-			_, done := slices.BinarySearchFunc(b.Share, c.PackageRef, ComparePackageRefs)
-			return done
-		})
-		left = append(left, p)
-	}
-	for _, part := range Batches(left) {
-		if (len(part.ImageIDs)-2)*len(part.Share) >= partWorth {
-			b.Parts = append(b.Parts, part)
-		}
-	}
-}
-
 // Batches puts every plan that changes something into one batch. What the batches save is large: the sum of what each
 // shares, by packages and bytes, times the images that need not do it themselves. The search is greedy, because the best
 // partition is as hard to find as the best clustering; it is never worse than one batch for each set of equal plans, and
 // the order of the plans does not matter.
 //
 // A Share is closed in every image of its batch: when it is done and the rest of the plan is not yet, no package lacks
-// what it depends on (PlannedChange.Needs). What needs a running system is never shared.
+// what it depends on (PlannedChange.Needs), and the scripts of one source have run together. What needs a running system is never shared.
 func Batches(plans []Plan) []Batch {
 	var out []Batch
 	for _, p := range pools(plans) {
@@ -141,8 +116,9 @@ func pools(plans []Plan) []*pool {
 // fingerprint tells plans apart that share differently.
 func fingerprint(p Plan) string {
 	var b strings.Builder
+	ties := p.ties()
 	for _, c := range p.Changes {
-		fmt.Fprintf(&b, "\n%v %t %v", c.PackageRef, c.Script == ScriptRunning, c.Needs)
+		fmt.Fprintf(&b, "\n%v %t %v", c.PackageRef, c.Script == ScriptRunning, ties[c.ID()])
 	}
 	return b.String()
 }
@@ -163,9 +139,10 @@ func (p *pool) add(plan Plan) *group {
 			g.common.add(n)
 		}
 	}
+	ties := plan.ties()
 	for _, c := range plan.Changes {
 		var with set
-		for _, id := range c.Needs {
+		for _, id := range ties[c.ID()] {
 			if n, ok := own[id]; ok {
 				with.add(n)
 			}

@@ -110,6 +110,28 @@ func TestPartsShareWhatNotAllHave(t *testing.T) {
 	}
 }
 
+// TestScriptsOfOneSourceGoTogether: the server's scripts and the client's look at each other.
+func TestScriptsOfOneSourceGoTogether(t *testing.T) {
+	of := func(source string, script upgrade.Script, text string) upgrade.PlannedChange {
+		c := change(text)
+		c.Source, c.Script = source, script
+		return c
+	}
+	libc, library := change("libc6 1 2"), of("sql", upgrade.ScriptNone, "libsql 1 2")
+	client, server := of("sql", upgrade.ScriptSafe, "sql-client 1 2"), of("sql", upgrade.ScriptSafe, "sql-server 1 2")
+	for name, c := range map[string]struct {
+		plans []upgrade.Plan
+		want  []string
+	}{
+		"all have the server": {[]upgrade.Plan{plan("a", libc, client, server), plan("b", libc, client, server, library)}, []string{"a b: libc6 sql-client sql-server"}},
+		"one has it":          {[]upgrade.Plan{plan("a", libc, client, library), plan("b", libc, client, library, server)}, []string{"a b: libc6 libsql"}},
+	} {
+		if diff := cmp.Diff(c.want, shared(upgrade.Batches(c.plans))); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
 // savedByEqual is what one batch for each set of equal plans would save.
 func savedByEqual(plans []upgrade.Plan) int64 {
 	seen := map[string]bool{}

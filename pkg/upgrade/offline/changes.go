@@ -5,11 +5,14 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/kiln-cloud/kiln/pkg/deb"
@@ -66,7 +69,7 @@ func (r *run) findChanges(ctx context.Context, root *os.Root) error {
 		}
 		id := p.Source + " " + from.Version + " " + p.Version
 		if len(known[id]) == 0 {
-			known[id] = closed(r.changelog(ctx, root, p), p.Source, from)
+			known[id] = r.closedBy(ctx, root, p, from)
 		}
 		for _, cve := range known[id] {
 			all[cve] = true
@@ -105,24 +108,55 @@ func closed(entries []deb.Entry, source string, from deb.Package) []string {
 	return deb.CVEs(slices.Concat(deb.Since(own, from.SourceVersion), deb.Since(signed, from.Version)))
 }
 
-// changelog reads the one in the image, else (images may leave out documentation) the one in the
-// package file that the proxy has kept. Where there is none the change names no CVE: a missing text
-// must not fail an upgrade that is otherwise good.
-func (r *run) changelog(ctx context.Context, root *os.Root, p deb.Package) []deb.Entry {
+// closedBy gives the CVEs that a package closes, by its changelog: the one in the image, else (images may leave out documentation) the
+// one in the package file that the proxy has kept. Where there is none the change names no CVE: a missing text must not fail
+// an upgrade that is otherwise good.
+func (r *run) closedBy(ctx context.Context, root *os.Root, p, from deb.Package) []string {
 	for _, name := range []string{"changelog.Debian.gz", "changelog.gz", "changelog.Debian." + p.Architecture + ".gz"} {
 		packed, err := readFile(root, "usr/share/doc/"+p.Name+"/"+name, maxChangelog)
 		if err != nil {
 			continue
 		}
+		key := fmt.Sprintf("%x %s %s %s", sha256.Sum256(packed), p.Source, from.SourceVersion, from.Version)
+		if cves, read := r.changelogs.find(key); read {
+			return cves
+		}
 		if entries := unpackChangelog(bytes.NewReader(packed)); entries != nil {
-			return entries
+			cves := closed(entries, p.Source, from)
+			r.changelogs.keep(key, cves)
+			return cves
 		}
 	}
 	entries, err := r.packagedChangelog(ctx, p)
 	if err != nil {
 		r.cfg.Log.WithError(err).Infof("no changelog of %s %s", p.Name, p.Version)
 	}
-	return entries
+	return closed(entries, p.Source, from)
+}
+
+// changelogs remember what was read: images of a fleet get the same packages.
+type changelogs struct {
+	mu   sync.Mutex
+	read map[string][]string
+}
+
+// maxRead bounds them; then they begin anew.
+const maxRead = 4096
+
+func (c *changelogs) find(key string) (cves []string, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	cves, ok = c.read[key]
+	return cves, ok
+}
+
+func (c *changelogs) keep(key string, cves []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.read) >= maxRead || c.read == nil {
+		c.read = map[string][]string{}
+	}
+	c.read[key] = cves
 }
 
 func unpackChangelog(r io.Reader) []deb.Entry {

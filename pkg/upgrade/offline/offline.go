@@ -57,7 +57,10 @@ type Config struct {
 }
 
 // Executor makes upgrades. It implements upgrade.Upgrader; its methods may run at the same time.
-type Executor struct{ cfg Config }
+type Executor struct {
+	cfg        Config
+	changelogs changelogs
+}
 
 var _ upgrade.Upgrader = (*Executor)(nil)
 
@@ -80,13 +83,14 @@ func New(cfg Config) *Executor {
 
 // run is one upgrade on its way.
 type run struct {
-	cfg    Config
-	req    upgrade.Request
-	log    io.Writer
-	proxy  *mirror.View // with this upgrade's own counters
-	begun  time.Time
-	report upgrade.Report
-	facts  *catalog.Facts
+	cfg        Config
+	changelogs *changelogs
+	req        upgrade.Request
+	log        io.Writer
+	proxy      *mirror.View // with this upgrade's own counters
+	begun      time.Time
+	report     upgrade.Report
+	facts      *catalog.Facts
 
 	work    *disk.Work
 	raw     string   // the copy that is worked on
@@ -138,7 +142,7 @@ func (e *Executor) Upgrade(ctx context.Context, req upgrade.Request) (upgrade.Re
 }
 
 func (e *Executor) newRun(req upgrade.Request) *run {
-	r := &run{cfg: e.cfg, req: req, log: req.Log, proxy: e.cfg.Proxy.View(), begun: time.Now()}
+	r := &run{cfg: e.cfg, changelogs: &e.changelogs, req: req, log: req.Log, proxy: e.cfg.Proxy.View(), begun: time.Now()}
 	r.report.Packages, r.report.CVEs, r.report.Held = []upgrade.PackageChange{}, []string{}, []string{}
 	r.report.Conffiles, r.report.Strays, r.report.Setuid, r.report.Scripts = []upgrade.Conffile{}, []upgrade.Stray{}, []string{}, []upgrade.Ran{}
 	if r.log == nil {

@@ -274,6 +274,7 @@ func (s *sharing) record(ctx context.Context) error {
 		s.leave(cmp.Or(s.why, "other images of the batch could not be recorded"))
 		return s.unlock()
 	}
+	s.tell("%d changes are recorded for other images (%s).", len(s.share), cmp.Or(s.why, "there is no record of them"))
 	draft, err := store.Create(s.key)
 	if err != nil {
 		return err

@@ -370,7 +370,7 @@ func (f *finisher) store(e *Entry) error {
 	}
 	defer in.Close() //nolint:errcheck // read only
 	h := sha256.New()
-	n, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(h, f.pack)}, struct{ io.Reader }{in}, make([]byte, 256<<10))
+	n, err := copied(io.MultiWriter(h, f.pack), in)
 	if err != nil {
 		return err
 	}

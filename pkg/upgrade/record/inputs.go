@@ -6,7 +6,6 @@ import (
 	"crypto/md5" //nolint:gosec // what dpkg keeps of configuration files
 	"crypto/sha256"
 	"encoding/hex"
-	"io"
 	"maps"
 	"path"
 	"slices"
@@ -196,9 +195,9 @@ func (t *Tree) md5(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer in.Close()                                                                              //nolint:errcheck // read only
-	h := md5.New()                                                                                //nolint:gosec // what dpkg keeps
-	_, err = io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{in}, make([]byte, 64<<10)) // no file is large here
+	defer in.Close() //nolint:errcheck // read only
+	h := md5.New()   //nolint:gosec // what dpkg keeps
+	_, err = copied(h, in)
 	return hex.EncodeToString(h.Sum(nil)), err
 }
 

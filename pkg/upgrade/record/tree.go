@@ -11,6 +11,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -198,6 +199,19 @@ func (t *Tree) Full(name string) (State, error) {
 	return s, err
 }
 
+// buffers are those of copied: one for each of some thousand files would keep the garbage collector busy.
+var buffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
+
+// copied reads in to its end.
+func copied(out io.Writer, in io.Reader) (int64, error) {
+	buf, ok := buffers.Get().(*[256 << 10]byte)
+	if !ok {
+		return io.Copy(out, in)
+	}
+	defer buffers.Put(buf)
+	return io.CopyBuffer(struct{ io.Writer }{out}, struct{ io.Reader }{in}, buf[:])
+}
+
 func (t *Tree) hash(name string) (string, error) {
 	f, err := t.open(name, unix.O_RDONLY)
 	if err != nil {
@@ -205,7 +219,7 @@ func (t *Tree) hash(name string) (string, error) {
 	}
 	defer f.Close() //nolint:errcheck // read only
 	h := sha256.New()
-	if _, err := io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{f}, make([]byte, 128<<10)); err != nil {
+	if _, err := copied(h, f); err != nil {
 		return "", err
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil

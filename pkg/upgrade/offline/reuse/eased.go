@@ -150,11 +150,12 @@ func (l *Looks) lookedUp(root int, inputs []input) []string {
 		if !in.Content {
 			continue
 		}
-		name, ok := plainLibrary(path.Base(in.Path))
-		if text := small(root, in.Path); !ok || !bytes.HasPrefix(text, []byte(elf.ELFMAG)) && bytes.Contains(text, []byte(path.Base(loaderCache))) {
+		if text := small(root, in.Path); !bytes.HasPrefix(text, []byte(elf.ELFMAG)) && bytes.Contains(text, []byte(path.Base(loaderCache))) {
 			return nil
 		}
-		names[name] = true
+		if name, ok := plainLibrary(path.Base(in.Path)); ok { // a cache with another one counts as a whole
+			names[name] = true
+		}
 	}
 	return slices.Sorted(maps.Keys(names))
 }

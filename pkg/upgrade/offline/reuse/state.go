@@ -201,6 +201,9 @@ func open(root int, path string, how unix.OpenHow) (int, error) {
 	return -1, unix.EAGAIN
 }
 
+// buffers are those of content, which is called for thousands of files.
+var buffers = sync.Pool{New: func() any { return new([128 << 10]byte) }}
+
 func content(root int, path string, how unix.OpenHow) (string, error) {
 	how.Flags = unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY
 	fd, err := open(root, path, how)
@@ -210,7 +213,12 @@ func content(root int, path string, how unix.OpenHow) (string, error) {
 	f := os.NewFile(uintptr(fd), path)
 	defer f.Close() //nolint:errcheck // read only
 	sum := sha256.New()
-	if n, err := io.CopyBuffer(struct{ io.Writer }{sum}, io.LimitReader(f, maxInput), make([]byte, 128<<10)); err != nil || n == maxInput {
+	buf, ok := buffers.Get().(*[128 << 10]byte)
+	if !ok {
+		buf = new([128 << 10]byte)
+	}
+	defer buffers.Put(buf)
+	if n, err := io.CopyBuffer(struct{ io.Writer }{sum}, io.LimitReader(f, maxInput), buf[:]); err != nil || n == maxInput {
 		return "", unreadable(err, path)
 	}
 	return hex.EncodeToString(sum.Sum(nil)), nil
