@@ -41,9 +41,9 @@ func (b Batch) Saved() int {
 }
 
 // Batches puts every plan that changes something into one batch. What the batches save is large: the sum of what each
-// shares, by packages and bytes, times the images that need not do it themselves. The search is greedy, because the best
-// partition is as hard to find as the best clustering; it is never worse than one batch for each set of equal plans, and
-// the order of the plans does not matter.
+// shares, by packages and bytes, times the images that need not do it themselves; where three and more plans are equal, what they do
+// not share with others saves, too. The search is greedy, because the best partition is as hard to find as the best clustering; it is
+// never worse than one batch for each set of equal plans, and the order of the plans does not matter.
 //
 // A Share is closed in every image of its batch: when it is done and the rest of the plan is not yet, no package lacks
 // what it depends on (PlannedChange.Needs), and the scripts of one source have run together. What needs a running system is never shared.
@@ -79,6 +79,10 @@ type group struct {
 	needs  needs // of the changes in common
 	share  set   // the part of common that is closed under needs
 	value  int64
+	// Of three or more images with equal plans those after the first one: what is not shared is recorded for them as a part, or as the
+	// rest of a plan.
+	again   int64
+	changes int64 // what all their changes cost
 }
 
 // needs are, for the number of a change, the numbers of those that go with it in some image of a group.
@@ -174,7 +178,13 @@ func (p *pool) batches() []Batch {
 
 // merge unites the two groups that gain most by it, until none gain.
 func (p *pool) merge() {
-	for _, g := range p.groups {
+	for _, g := range p.groups { // of equal plans
+		if len(g.images) > 2 {
+			g.again = int64(len(g.images)) - 1
+		}
+		for n := range g.common.all() {
+			g.changes += p.weight[n] * g.again
+		}
 		p.settle(g)
 	}
 	best := make([]offer, len(p.groups)) // of each group, among those after it
@@ -232,7 +242,10 @@ func (p *pool) gain(a, b *group) int64 { return p.united(a, b).value - a.value -
 
 // united is the group of both.
 func (p *pool) united(a, b *group) *group {
-	g := &group{images: slices.Concat(a.images, b.images), common: a.common.and(b.common), needs: needs{}}
+	g := &group{
+		images: slices.Concat(a.images, b.images), common: a.common.and(b.common), needs: needs{},
+		again: a.again + b.again, changes: a.changes + b.changes,
+	}
 	for n := range g.common.all() {
 		if both := a.needs[n].or(b.needs[n]); len(both) > 0 {
 			g.needs[n] = both
@@ -254,8 +267,8 @@ func (p *pool) settle(g *group) {
 			}
 		}
 	}
-	g.value = 0
+	g.value = g.changes
 	for n := range g.share.all() {
-		g.value += p.weight[n] * int64(len(g.images)-1)
+		g.value += p.weight[n] * (int64(len(g.images)-1) - g.again)
 	}
 }

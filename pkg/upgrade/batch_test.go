@@ -39,6 +39,31 @@ func shared(bs []upgrade.Batch) []string {
 	return out
 }
 
+// TestCopiesOfDifferentImagesShareToo: many equal plans of each kind do not keep the kinds apart.
+func TestCopiesOfDifferentImagesShareToo(t *testing.T) {
+	var common []upgrade.PlannedChange
+	for i := range 20 {
+		common = append(common, change(fmt.Sprintf("common-%02d 1 2", i)))
+	}
+	var plans []upgrade.Plan
+	for kind := range 5 {
+		own := slices.Clone(common)
+		for i := range 15 {
+			own = append(own, change(fmt.Sprintf("own-%d-%02d 1 2", kind, i)))
+		}
+		for i := range 10 {
+			plans = append(plans, plan(fmt.Sprintf("%d-%02d", kind, i), own...))
+		}
+	}
+	bs := upgrade.Batches(plans)
+	if len(bs) != 1 || len(bs[0].Share) != 20 || len(bs[0].Parts) != 5 {
+		t.Fatalf("%d batches; %v", len(bs), shared(bs))
+	}
+	if got := bs[0].Saved(); got != 20*49+5*15*9 {
+		t.Errorf("%d changes saved", got)
+	}
+}
+
 func TestImagesShareWhatAllOfThemHave(t *testing.T) {
 	libc, ssl, web, sql := change("libc6 1 2"), change("openssl 1 2"), change("nginx 1 2"), change("postgresql-common 1 2")
 	running := upgrade.PlannedChange{PackageRef: upgrade.PackageRef{Name: "db", From: "1", To: "2"}, Script: upgrade.ScriptRunning}
@@ -166,15 +191,24 @@ func anyPlans(t *rapid.T) []upgrade.Plan {
 	return out
 }
 
-// saved is what batches save: the weight of what they share for all images but one.
+// saved is what batches save: the weight of what they share for all images but one, and of the rest of three and more equal plans.
 func saved(plans []upgrade.Plan, bs []upgrade.Batch) int64 {
+	equal := map[string]int{}
+	for _, p := range plans {
+		equal[fmt.Sprint(p.Release, p.Changes)]++
+	}
 	var sum int64
 	for _, b := range bs {
-		first := plans[slices.IndexFunc(plans, func(p upgrade.Plan) bool { return p.ImageID == b.ImageIDs[0] })]
-		for _, c := range first.Changes {
-			if slices.Contains(b.Share, c.PackageRef) {
-				sum += (1 + c.Bytes>>20) * int64(len(b.ImageIDs)-1)
+		seen := map[string]bool{}
+		for _, id := range b.ImageIDs {
+			p := plans[slices.IndexFunc(plans, func(p upgrade.Plan) bool { return p.ImageID == id })]
+			key := fmt.Sprint(p.Release, p.Changes)
+			for _, c := range p.Changes {
+				if shared := slices.Contains(b.Share, c.PackageRef); shared && id != b.ImageIDs[0] || !shared && equal[key] > 2 && seen[key] {
+					sum += 1 + c.Bytes>>20
+				}
 			}
+			seen[key] = true
 		}
 	}
 	return sum

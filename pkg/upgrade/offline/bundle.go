@@ -21,8 +21,8 @@ const goneRecord = "KILN.gone"
 
 // bundle writes what the upper layer of an overlay (the kernel's Documentation/filesystems/overlayfs.rst) adds to an image or
 // takes from it. It is false where there is more than plain files, links and folders, or something outside of within.
-func bundle(out io.Writer, upper *os.Root, within []string) (whole bool, err error) {
-	archive := tar.NewWriter(out)
+func bundle(out io.Writer, upper, image *os.Root, within []string) (whole bool, err error) {
+	b := bundler{archive: tar.NewWriter(out), upper: upper, image: image}
 	whole = true
 	err = fs.WalkDir(upper.FS(), upperDir, func(path string, d fs.DirEntry, err error) error {
 		name := strings.TrimPrefix(strings.TrimPrefix(path, upperDir), "/")
@@ -37,11 +37,11 @@ func bundle(out io.Writer, upper *os.Root, within []string) (whole bool, err err
 			whole = whole && d.IsDir() // a folder above
 			return nil
 		}
-		fits, err := addToBundle(archive, upper, path, name, info)
+		fits, err := b.add(path, name, info)
 		whole = whole && fits
 		return err
 	})
-	if err := errors.Join(err, archive.Close()); err != nil {
+	if err := errors.Join(err, b.archive.Close()); err != nil {
 		return false, errs.Wrap(err, errs.Internal, CodeRequest, "what a program of the image made cannot be read")
 	}
 	return whole, nil
@@ -51,7 +51,13 @@ func isWithin(name string, within []string) bool {
 	return slices.ContainsFunc(within, func(w string) bool { return name == w || strings.HasPrefix(name, w+"/") })
 }
 
-func addToBundle(archive *tar.Writer, upper *os.Root, path, name string, info fs.FileInfo) (bool, error) {
+type bundler struct {
+	archive      *tar.Writer
+	upper, image *os.Root
+}
+
+// add puts a name into the archive; it is false where that cannot be.
+func (b *bundler) add(path, name string, info fs.FileInfo) (bool, error) {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
 		return false, nil
@@ -60,14 +66,14 @@ func addToBundle(archive *tar.Writer, upper *os.Root, path, name string, info fs
 	switch {
 	case info.Mode()&fs.ModeCharDevice != 0 && st.Rdev == 0: // overlay's sign for a name that is gone
 		h.Typeflag, h.Mode, h.PAXRecords = tar.TypeReg, 0o600, map[string]string{goneRecord: "1"}
-		return true, archive.WriteHeader(h)
+		return true, b.archive.WriteHeader(h)
 	case info.Mode()&fs.ModeSymlink != 0:
-		target, err := upper.Readlink(path)
+		target, err := b.upper.Readlink(path)
 		if err != nil {
 			return false, err
 		}
 		h.Typeflag, h.Linkname = tar.TypeSymlink, target
-		return true, archive.WriteHeader(h)
+		return true, b.archive.WriteHeader(h)
 	case info.IsDir():
 		h.Typeflag = tar.TypeDir
 	case info.Mode().IsRegular() && st.Nlink == 1:
@@ -75,23 +81,27 @@ func addToBundle(archive *tar.Writer, upper *os.Root, path, name string, info fs
 	default:
 		return false, nil
 	}
-	f, err := upper.Open(path)
+	f, err := b.upper.Open(path)
 	if err != nil {
 		return false, err
 	}
 	defer f.Close() //nolint:errcheck // read only
-	if plain, err := isPlain(int(f.Fd())); err != nil || !plain {
+	notes := []string{"trusted.overlay.origin", "trusted.overlay.impure", "trusted.overlay.uuid"}
+	if _, err := b.image.Lstat(name); info.IsDir() && errors.Is(err, fs.ErrNotExist) {
+		notes = append(notes, "trusted.overlay.opaque") // of a folder that is in the place of another one it would mean that that is gone
+	}
+	if plain, err := isPlain(int(f.Fd()), notes); err != nil || !plain {
 		return false, err
 	}
-	if err := archive.WriteHeader(h); err != nil || info.IsDir() {
+	if err := b.archive.WriteHeader(h); err != nil || info.IsDir() {
 		return true, err
 	}
-	_, err = io.Copy(archive, f)
+	_, err = io.Copy(b.archive, f)
 	return true, err
 }
 
-// isPlain reports whether a name has no attributes but the overlay's notes of where it comes from.
-func isPlain(fd int) (bool, error) {
+// isPlain reports whether a file or folder has no attributes but the overlay's own notes.
+func isPlain(fd int, notes []string) (bool, error) {
 	var names [4096]byte
 	n, err := unix.Flistxattr(fd, names[:])
 	if errors.Is(err, unix.ENOTSUP) || n == 0 {
@@ -101,7 +111,7 @@ func isPlain(fd int) (bool, error) {
 		return false, err
 	}
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(names[:n]), "\x00"), "\x00") {
-		if !slices.Contains([]string{"trusted.overlay.origin", "trusted.overlay.impure", "trusted.overlay.uuid"}, name) {
+		if !slices.Contains(notes, name) {
 			return false, nil
 		}
 	}

@@ -27,7 +27,7 @@ type product struct {
 	ignored []string // of what it looks at
 	dated   []string // folders of which it reads times
 	disk    bool     // words name the disk, so that it may look at that
-	late    bool     // it is watched from the second image on that could use it: watching takes as long as making
+	late    bool     // it is watched from the second image on that misses it for the same reason: watching takes as long as making
 }
 
 // produce takes a product from another image with the same inputs, or makes it: above the image and not in it, so that what it was
@@ -42,11 +42,12 @@ func (r *run) produce(ctx context.Context, root *os.Root, p product) (bool, erro
 		return false, errs.Wrap(err, errs.Internal, CodeRequest, "the host's kernel does not say its name")
 	}
 	family := reuse.Family(append([]string{"bundle", p.name, runtime.GOARCH, unix.ByteSliceToString(host.Release[:])}, p.words...)...)
-	if done, err := r.takeProduct(ctx, root, p, family); done || err != nil {
+	done, why, err := r.takeProduct(ctx, root, p, family)
+	if done || err != nil {
 		return done, err
 	}
 	if p.late {
-		if again, err := cache.Missed(family); !again || err != nil {
+		if again, err := cache.Missed(family, why); !again || err != nil {
 			return false, err
 		}
 	}
@@ -56,28 +57,28 @@ func (r *run) produce(ctx context.Context, root *os.Root, p product) (bool, erro
 		return false, err
 	}
 	if waited {
-		if done, err := r.takeProduct(ctx, root, p, family); done || err != nil {
+		if done, _, err := r.takeProduct(ctx, root, p, family); done || err != nil {
 			return done, err
 		}
 	}
 	return r.makeProduct(ctx, root, p, family)
 }
 
-// takeProduct is false where none is kept that fits.
-func (r *run) takeProduct(ctx context.Context, root *os.Root, p product, family string) (bool, error) {
+// takeProduct is false where none is kept that fits, and says why.
+func (r *run) takeProduct(ctx context.Context, root *os.Root, p product, family string) (done bool, why string, err error) {
 	kept, why, err := r.cfg.Caches.Results.Find(ctx, family, root, r.begun)
 	if err != nil {
-		return false, err
+		return false, "", err
 	}
 	if kept == nil {
 		if why != "" {
 			r.tell("No kept %s fits: %s.", p.name, why)
 		}
-		return false, nil
+		return false, why, nil
 	}
 	defer kept.Close() //nolint:errcheck // read only
 	r.tell("The %s is that of an image with the same inputs.", p.name)
-	return true, unbundle(root, kept.File, p.within)
+	return true, "", unbundle(root, kept.File, p.within)
 }
 
 // makeProduct runs the program on a layer above the image, puts what it made into the image and keeps that.
@@ -103,7 +104,7 @@ func (r *run) makeProduct(ctx context.Context, root *os.Root, p product, family 
 		return false, err
 	}
 	defer upper.Close() //nolint:errcheck // read only
-	result, whole, err := r.bundled(upper, p)
+	result, whole, err := r.bundled(upper, root, p)
 	if err != nil || !whole {
 		return false, err // a program that writes elsewhere must do so in the image
 	}
@@ -118,12 +119,12 @@ func (r *run) makeProduct(ctx context.Context, root *os.Root, p product, family 
 }
 
 // bundled puts what the program made into a file of its own in the work folder.
-func (r *run) bundled(upper *os.Root, p product) (*os.File, bool, error) {
+func (r *run) bundled(upper, image *os.Root, p product) (*os.File, bool, error) {
 	out, err := os.CreateTemp(r.work.Path, "bundle-")
 	if err != nil {
 		return nil, false, errs.Wrap(err, errs.Internal, CodeRequest, "the work folder cannot be filled")
 	}
-	whole, err := bundle(out, upper, p.within)
+	whole, err := bundle(out, upper, image, p.within)
 	if err == nil {
 		err = os.Remove(out.Name())
 	}

@@ -472,6 +472,32 @@ func TestStore(t *testing.T) {
 		t.Error(pace)
 	}
 
+	t.Run("the second time", func(t *testing.T) { // its content was checked then: the kernel copies it
+		again := lay(t, fooImage)
+		k, why, err := s.Find(t.Context(), "key", tree(t, again))
+		if err != nil || k == nil {
+			t.Fatal(why, err)
+		}
+		if n, err := k.Apply(t.Context(), tree(t, again)); err != nil || n == 0 {
+			t.Error(n, err)
+		}
+		k.Close()
+		files := 0
+		for _, e := range k.Entries {
+			if e.After.Type != TypeFile {
+				continue
+			}
+			files++
+			one, err1 := tree(t, image).Full(e.Name)
+			two, err2 := tree(t, again).Full(e.Name)
+			if err := errors.Join(err1, err2); err != nil || !one.Same(two) || e.Link == "" && two.Hash != e.After.Hash {
+				t.Errorf("/%s: %v, first %v: %v", e.Name, two, one, err)
+			}
+		}
+		if files == 0 {
+			t.Error("the record has no file")
+		}
+	})
 	t.Run("damaged", func(t *testing.T) {
 		packs, _ := filepath.Glob(filepath.Join(s.Dir, "key-*", "pack"))
 		data, err := os.ReadFile(packs[0])

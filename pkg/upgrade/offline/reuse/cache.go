@@ -232,10 +232,10 @@ func (c *Cache) Begin(ctx context.Context, family string) (waited bool, ended fu
 	}
 }
 
-// Missed notes that no result of the family could be used, and reports whether that was so before: keeping one costs time, which
-// is well spent only where other images may want it.
-func (c *Cache) Missed(family string) (again bool, err error) {
-	f, err := os.OpenFile(filepath.Join(c.cfg.Dir, missedDir, family), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+// Missed notes that no result of the family could be used, and why, and reports whether that was so before: keeping one costs
+// time, which is well spent only where other images may want it.
+func (c *Cache) Missed(family, why string) (again bool, err error) {
+	f, err := os.OpenFile(filepath.Join(c.cfg.Dir, missedDir, Family(family, why)), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return true, nil
 	}

@@ -118,6 +118,7 @@ func TestOnlyWhatCountsOfFoldersAndLibraries(t *testing.T) {
 		"a copy of the cache":          {again(sandbox.Read, "/etc/ld.so.cache", 4), file{"srv1", nil}, []string{etc, root}},
 		"the cache is printed":         {again(sandbox.Read, "/etc/ld.so.cache", 5), file{"srv1", nil}, []string{etc, root}},
 		"a script that knows its name": {again(sandbox.Read, "/etc/hook", 1), file{"etc/hook", []byte("cat </etc/ld.so.cache\n")}, []string{etc, root}},
+		"a certificate's name":         {again(sandbox.Read, "/etc/Főtanúsítvány.crt", 4), file{"etc/Főtanúsítvány.crt", []byte("PEM")}, []string{etc, root, libraries}},
 		"another mkinitramfs":          {watched(), file{"usr/sbin/mkinitramfs", []byte("#!/bin/sh\necho /* /etc/*\n")}, nil},
 	} {
 		t.Run(how, func(t *testing.T) {

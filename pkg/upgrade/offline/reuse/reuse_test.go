@@ -1,6 +1,8 @@
 package reuse_test
 
 import (
+	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -133,6 +135,99 @@ func TestOnlyEqualInputsGetTheResult(t *testing.T) {
 	}
 	if got, why, err := c.Find(t.Context(), reuse.Family("initrd", "6.2"), image(t, nil), time.Time{}); got != nil || why != "" || err != nil {
 		t.Errorf("another family: %v %q %v", got, why, err)
+	}
+}
+
+// TestTimesThatCount: of a program that reads times those of its folders count. What changed with the tree has one time.
+func TestTimesThatCount(t *testing.T) {
+	c := open(t, reuse.Config{Dir: t.TempDir()})
+	begun := time.Unix(1_700_000_000, 0)
+	at := func(name string, when time.Time) func(string) {
+		return func(dir string) { os.Chtimes(filepath.Join(dir, name), when, when) }
+	}
+	all := func(changes ...func(string)) func(string) {
+		return func(dir string) {
+			filepath.WalkDir(dir, func(name string, d os.DirEntry, err error) error {
+				if err == nil && d.Type()&os.ModeSymlink == 0 {
+					err = os.Chtimes(name, begun.Add(-time.Hour), begun.Add(-time.Hour))
+				}
+				return err
+			})
+			for _, change := range changes {
+				change(dir)
+			}
+		}
+	}
+	dated := looks()
+	dated.Dated = []string{"/etc/hooks"}
+	kept := all(at("etc/hooks", begun.Add(time.Second)))
+	if err := c.Keep(t.Context(), image(t, kept), reuse.Made{Family: "f", Looks: dated, Begun: begun, Ignored: []string{"/boot/initrd"}, Result: result(t, "made")}); err != nil {
+		t.Fatal(err)
+	}
+	later := begun.Add(24 * time.Hour)
+	for name, c2 := range map[string]struct {
+		change func(string)
+		same   bool
+	}{
+		"the folder changed that day too":   {all(at("etc/hooks", later.Add(time.Minute))), true},
+		"the folder did not change":         {all(), false},
+		"the folder changed the day before": {all(at("etc/hooks", begun.Add(time.Second))), false},
+		"a file in it has another time":     {all(at("etc/hooks", later.Add(time.Minute)), at("etc/hooks/fsck", begun)), false},
+		"a file elsewhere has one":          {all(at("etc/hooks", later.Add(time.Minute)), at("usr/lib/mod/ext4.ko", begun)), true},
+	} {
+		got, why, err := c.Find(t.Context(), "f", image(t, c2.change), later)
+		if err != nil || (got != nil) != c2.same {
+			t.Errorf("%s: found %v: %s %v", name, got != nil, why, err)
+		}
+		if got != nil {
+			got.Close()
+		}
+	}
+}
+
+// TestOneMakesWhatTwoNeed: who needs a result that is being made waits for it.
+func TestOneMakesWhatTwoNeed(t *testing.T) {
+	c := open(t, reuse.Config{Dir: t.TempDir()})
+	waited, ended, err := c.Begin(t.Context(), "f")
+	if waited || err != nil {
+		t.Fatal(waited, err)
+	}
+	if other, done, err := c.Begin(t.Context(), "g"); other || err != nil {
+		t.Errorf("another family waits: %v", err)
+	} else {
+		done()
+	}
+	short, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, done, err := c.Begin(short, "f"); !errors.Is(err, context.Canceled) {
+		t.Errorf("a cancelled one: %v", err)
+	} else {
+		done()
+	}
+	second, called := make(chan error), make(chan bool)
+	go func() {
+		close(called)
+		waited, done, err := c.Begin(t.Context(), "f")
+		done()
+		if !waited {
+			err = errors.Join(err, errors.New("the second one did not wait"))
+		}
+		second <- err
+	}()
+	<-called
+	select {
+	case err := <-second:
+		t.Fatalf("the second one began before the first one ended: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	ended()
+	if err := <-second; err != nil {
+		t.Error(err)
+	}
+	for i, want := range []bool{false, true, false, true, true} {
+		if again, err := c.Missed("f", []string{"", "", "other", "", "other"}[i]); again != want || err != nil {
+			t.Errorf("miss %d: %v %v", i, again, err)
+		}
 	}
 }
 
